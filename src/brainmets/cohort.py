@@ -1,0 +1,229 @@
+"""Scans, cases and cohorts: who is there and which files belong to them; no pixel work.
+
+A cohort is a table. It comes from a TSV or CSV file, or from a folder laid out as
+BraTS does (``ID-t1c.nii.gz`` beside ``ID-seg.nii.gz``).
+"""
+
+import csv
+import difflib
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from brainmets.errors import CohortError
+from brainmets.volume import Volume
+
+COLUMNS = (
+    "case",
+    "image",
+    "patient",
+    "days",
+    "mask",
+    "brain_mask",
+    "prediction",
+    "probability",
+    "sex",
+    "age",
+    "primary",
+    "site",
+    "split",
+    "manual_time_s",
+    "model_time_s",
+)
+"""Columns a cohort table may have; only ``image`` is required."""
+
+FILES = ("image", "mask", "brain_mask", "prediction", "probability")
+NUMBERS = ("days", "age", "manual_time_s", "model_time_s")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A volume and what is known of it.
+
+    Attributes:
+        volume: the voxels.
+        sequence: what the image is, for example ``"T1c"``; None when unknown.
+        notes: remarks of the reader for the report's quality section.
+    """
+
+    volume: Volume
+    sequence: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One examination: where its files lie, and its clinical row.
+
+    Attributes:
+        case_id: unique within the cohort, fit for a folder's name.
+        image: the T1c scan.
+        mask: reference mask, if there is one.
+        brain_mask: mask of brain and CSF to use instead of extraction, if given.
+        row: all further columns, as text.
+    """
+
+    case_id: str
+    image: Path
+    mask: Path | None = None
+    brain_mask: Path | None = None
+    row: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Ordered cases. Files are opened by whoever walks over them, one at a time."""
+
+    cases: tuple[Case, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse two cases of one name."""
+        twice = [k for k, n in Counter(c.case_id.casefold() for c in self.cases).items() if n > 1]
+        if twice:
+            raise CohortError(f"case {twice[0]!r} occurs twice; give each case its own identifier")
+
+    def __iter__(self) -> Iterator[Case]:
+        """Walk over the cases in order."""
+        return iter(self.cases)
+
+    def __len__(self) -> int:
+        """Number of cases."""
+        return len(self.cases)
+
+    def with_masks(self) -> "Cohort":
+        """Only the cases that have a reference mask."""
+        return Cohort(tuple(case for case in self.cases if case.mask is not None))
+
+
+def stem(path: Path) -> str:
+    """A file's name without ``.nii``, ``.nii.gz`` or another suffix."""
+    name = path.name
+    for suffix in (".gz", ".nii"):
+        name = name.removesuffix(suffix)
+    return name if name != path.name else path.stem
+
+
+def case_ids(paths: Sequence[Path]) -> tuple[str, ...]:
+    """Name each input by the shortest suffix of its path that is unique.
+
+    >>> case_ids([Path("a/t1.nii.gz"), Path("b/t1.nii.gz"), Path("c/x.nii")])
+    ('a_t1', 'b_t1', 'x')
+
+    Raises:
+        CohortError: the same path twice.
+    """
+    parts = [(*p.absolute().parts[1:-1], stem(p)) for p in paths]
+    names = [p[-1] for p in parts]
+    for depth in range(2, max(map(len, parts), default=0) + 1):
+        counts = Counter(name.casefold() for name in names)
+        if max(counts.values()) == 1:
+            break
+        names = [
+            "_".join(part[-depth:]) if counts[name.casefold()] > 1 else name
+            for name, part in zip(names, parts, strict=True)
+        ]
+    counts = Counter(name.casefold() for name in names)
+    for name, path in zip(names, paths, strict=True):
+        if counts[name.casefold()] > 1:
+            raise CohortError(f"two inputs would both be called {name!r} ({path.name}); rename one")
+    return tuple(names)
+
+
+def read_cohort(path: str | Path, *, covariates: Sequence[str] = ()) -> Cohort:
+    """Read a cohort from a table or from a BraTS-style folder.
+
+    Args:
+        path: a ``.tsv`` or ``.csv`` file, or a folder; file names in a table are
+            relative to the table. A folder that holds ``cohort.tsv`` is read from it.
+        covariates: further columns the table may have.
+
+    Raises:
+        CohortError: no such file, an unknown column (the nearest known one is named),
+            a missing file, or the same case twice.
+    """
+    path = Path(path)
+    if path.is_dir():
+        table = path / "cohort.tsv"
+        return _from_table(table, covariates) if table.is_file() else _from_folder(path)
+    if not path.is_file():
+        raise CohortError(f"{path.name}: no such table or folder; check the name")
+    return _from_table(path, covariates)
+
+
+def _from_table(table: Path, covariates: Sequence[str]) -> Cohort:
+    delimiter = "," if table.suffix.lower() == ".csv" else "\t"
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            rows, header = list(reader), reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CohortError(f"{table.name}: not a readable table ({type(error).__name__})") from error
+    _check_columns(table, header, covariates)
+    if not rows:
+        raise CohortError(f"{table.name}: the table has no rows")
+    cases = [_case_of(table, number, row) for number, row in enumerate(rows, start=2)]
+    if "case" not in header:
+        names = case_ids([case.image for case in cases])
+        cases = [
+            Case(name, case.image, case.mask, case.brain_mask, case.row)
+            for name, case in zip(names, cases, strict=True)
+        ]
+    return Cohort(tuple(cases))
+
+
+def _check_columns(table: Path, header: Sequence[str], covariates: Sequence[str]) -> None:
+    known = (*COLUMNS, *covariates)
+    for column in header:
+        if column not in known:
+            near = difflib.get_close_matches(column, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else "declare it with --covariate"
+            raise CohortError(f"{table.name}: unknown column {column!r}; {hint}")
+    if "image" not in header:
+        raise CohortError(
+            f"{table.name}: no column 'image'; found {', '.join(header) or 'nothing'}"
+        )
+
+
+def _case_of(table: Path, line: int, row: Mapping[str, str | None]) -> Case:
+    where = f"{table.name}, line {line}"
+    if None in row or None in row.values():
+        raise CohortError(f"{where}: more or fewer fields than the header has")
+    values = {key: (value or "").strip() for key, value in row.items()}
+    files: dict[str, Path | None] = {}
+    for column in FILES:
+        files[column] = table.parent / values[column] if values.get(column) else None
+        if (file := files[column]) is not None and not file.exists():
+            raise CohortError(f"{where}, column {column!r}: no file {values[column]!r}")
+    for column in NUMBERS:
+        if values.get(column) and not _is_number(values[column]):
+            raise CohortError(f"{where}, column {column!r}: {values[column]!r} is not a number")
+    if files["image"] is None:
+        raise CohortError(f"{where}: column 'image' is empty")
+    rest = {k: v for k, v in values.items() if k not in ("case", "image", "mask", "brain_mask")}
+    name = values.get("case") or stem(files["image"])
+    if name != Path(name).name or name.startswith("."):
+        raise CohortError(f"{where}: case {name!r} cannot be a folder's name")
+    return Case(name, files["image"], files["mask"], files["brain_mask"], rest)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _from_folder(folder: Path) -> Cohort:
+    images = sorted(folder.rglob("*-t1c.nii.gz"))
+    if not images:
+        raise CohortError(
+            f"{folder.name}: neither cohort.tsv nor any *-t1c.nii.gz in it; see the cohort how-to"
+        )
+    cases = []
+    for image in images:
+        name = image.name.removesuffix("-t1c.nii.gz")
+        mask = image.with_name(f"{name}-seg.nii.gz")
+        cases.append(Case(name, image, mask if mask.is_file() else None))
+    return Cohort(tuple(cases))

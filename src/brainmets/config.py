@@ -1,0 +1,144 @@
+"""The choices of a run, one small frozen dataclass per stage.
+
+Every one is stored in the model bundle and in each report, and read back by
+:func:`from_mapping`, to which an unknown key is an error.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from brainmets.errors import ConfigError
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The preprocessing contract: how a scan becomes the network's input.
+
+    Attributes:
+        spacing_mm: isotropic voxel size the network sees (Shi et al. 2025: 0.833).
+        extractor_contract: what the brain mask holds; any extractor that keeps this
+            contract may serve, and the one used goes into the report.
+        brain_margin_mm: the mask is grown by this much, so that no lesion at the
+            surface is cut away.
+        clip_z: Z-scores are limited to ± this value (0: no limit).
+    """
+
+    spacing_mm: float = 0.833
+    extractor_contract: str = "brain+csf v1"
+    brain_margin_mm: float = 2.0
+    clip_z: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(0.2 <= self.spacing_mm <= 5, f"spacing_mm is {self.spacing_mm}, not 0.2 to 5")
+        _require(0 <= self.brain_margin_mm <= 10, "brain_margin_mm lies outside 0 to 10")
+        _require(self.clip_z >= 0, f"clip_z is {self.clip_z}, expected 0 or more")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The network's shape: a 3D U-Net with a ResNet-34 encoder.
+
+    Attributes:
+        width: channels of the first stage; 64 is the paper's, 16 to 32 the light model.
+        full_resolution_channels: channels of the extra full-resolution path for small
+            lesions; 0 leaves it out, as in the paper.
+        in_channels: images per case (1: T1c).
+    """
+
+    width: int = 64
+    full_resolution_channels: int = 0
+    in_channels: int = 1
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(self.width >= 4 and self.width % 4 == 0, "width is not a multiple of 4")
+        _require(self.full_resolution_channels >= 0, "full_resolution_channels is negative")
+        _require(self.in_channels >= 1, "in_channels is below 1")
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a volume is cut for the network.
+
+    Attributes:
+        tile_vox: side of the cubic tile; a multiple of 32, the network's stride.
+        overlap: smallest share of a tile that neighbours have in common, [0, 0.9].
+    """
+
+    tile_vox: int = 128
+    overlap: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(
+            self.tile_vox >= 32 and self.tile_vox % 32 == 0,
+            f"tile_vox is {self.tile_vox}, expected a multiple of 32",
+        )
+        _require(0 <= self.overlap <= 0.9, f"overlap is {self.overlap}, expected 0 to 0.9")
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """How probabilities become lesions.
+
+    A 26-connected component of voxels with probability ≥ ``low`` is a lesion if it
+    holds a voxel ≥ ``high`` and its volume is ≥ ``smallest_mm3``.
+    """
+
+    low: float = 0.3
+    high: float = 0.6
+    smallest_mm3: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(0 < self.low <= self.high <= 1, f"0 < low ({self.low}) ≤ high ({self.high}) ≤ 1")
+        _require(self.smallest_mm3 >= 0, f"smallest_mm3 is {self.smallest_mm3}, below 0")
+
+
+Configuration = TypeVar("Configuration")
+
+
+def from_mapping(kind: type[Configuration], values: Mapping[str, Any]) -> Configuration:
+    """Build a configuration from a mapping, as read from JSON.
+
+    Raises:
+        ConfigError: a key that ``kind`` does not have (the nearest known one is
+            named), or a value of another type or outside its range.
+    """
+    hints = get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"{kind.__name__} has no {key!r}; {hint}")
+    return kind(**{key: _convert(kind, key, hints[key], value) for key, value in values.items()})
+
+
+def _convert(kind: type, key: str, hint: Any, value: Any) -> Any:
+    """``value`` as ``hint`` says; JSON turns tuples into lists and 1.0 into 1."""
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(kind, key, get_args(hint)[0], item) for item in value)
+    if get_origin(hint) is None and (
+        not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)
+    ):
+        raise ConfigError(
+            f"{kind.__name__}.{key} is {value!r}, expected a value of type {hint.__name__}"
+        )
+    return value
+
+
+def to_mapping(configuration: Any) -> dict[str, Any]:
+    """The inverse of :func:`from_mapping`: plain values, ready for JSON."""
+    return dict(dataclasses.asdict(configuration))

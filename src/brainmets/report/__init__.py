@@ -1,0 +1,1 @@
+"""What a reader sees: JSON, CSV, HTML, pictures."""

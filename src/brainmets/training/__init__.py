@@ -1,0 +1,1 @@
+"""From a cohort with masks to a model bundle."""

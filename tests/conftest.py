@@ -1,0 +1,21 @@
+"""Shared fixtures."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def _absent(reason: str) -> None:
+    if os.environ.get("BRAINMETS_REQUIRE"):
+        pytest.fail(f"{reason}, and BRAINMETS_REQUIRE forbids skipping")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real scans named by BRAINMETS_DATA."""
+    folder = os.environ.get("BRAINMETS_DATA")
+    if not folder or not Path(folder).is_dir():
+        _absent("BRAINMETS_DATA names no folder of real scans")
+    return Path(folder)
