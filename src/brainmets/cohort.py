@@ -180,6 +180,9 @@ def _check_columns(table: Path, header: Sequence[str], covariates: Sequence[str]
             near = difflib.get_close_matches(column, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else "declare it with --covariate"
             raise CohortError(f"{table.name}: unknown column {column!r}; {hint}")
+    twice = [column for column, count in Counter(header).items() if count > 1]
+    if twice:
+        raise CohortError(f"{table.name}: column {twice[0]!r} occurs twice; keep one")
     if "image" not in header:
         raise CohortError(
             f"{table.name}: no column 'image'; found {', '.join(header) or 'nothing'}"

@@ -104,6 +104,52 @@ class DecisionRule:
         _require(self.smallest_mm3 >= 0, f"smallest_mm3 is {self.smallest_mm3}, below 0")
 
 
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained.
+
+    Attributes:
+        steps: optimiser steps in all.
+        batch: patches per step, each from a case of its own.
+        patch_vox: side of the cubic patches; a multiple of 32 (the paper: 128).
+        learning_rate: AdamW's peak, reached after ``warmup_steps``, then half a cosine down.
+        warmup_steps: steps of linear warm-up.
+        weight_decay: AdamW's.
+        lesion_share: share of patches that are centred near a lesion, every lesion of a
+            case being as likely as any other.
+        average: decay of the running mean of weights that becomes the model.
+        validate_every: steps between looks at whole validation cases; 0 for the end only.
+        checkpoint_every: steps between checkpoints.
+        precision: ``"bf16"`` or ``"f32"`` arithmetic in the network.
+        seed: of weights and patches.
+    """
+
+    steps: int = 2000
+    batch: int = 2
+    patch_vox: int = 96
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    weight_decay: float = 1e-2
+    lesion_share: float = 0.67
+    average: float = 0.995
+    validate_every: int = 0
+    checkpoint_every: int = 200
+    precision: str = "bf16"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(self.steps >= 1 and self.batch >= 1, "steps and batch must be 1 or more")
+        _require(
+            self.patch_vox >= 32 and self.patch_vox % 32 == 0,
+            f"patch_vox is {self.patch_vox}, expected a multiple of 32",
+        )
+        _require(0 <= self.lesion_share <= 1, "lesion_share lies outside 0 to 1")
+        _require(0 <= self.average < 1, "average lies outside [0, 1)")
+        _require(self.checkpoint_every >= 1, "checkpoint_every is below 1")
+        _require(self.precision in ("bf16", "f32"), "precision is neither 'bf16' nor 'f32'")
+
+
 Configuration = TypeVar("Configuration")
 
 
@@ -128,7 +174,9 @@ def _convert(kind: type, key: str, hint: Any, value: Any) -> Any:
     """``value`` as ``hint`` says; JSON turns tuples into lists and 1.0 into 1."""
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{kind.__name__}.{key} is {value!r}, expected a list")
         return tuple(_convert(kind, key, get_args(hint)[0], item) for item in value)
     if get_origin(hint) is None and (
         not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)

@@ -6,13 +6,14 @@ as in nibabel; voxel (0, 0, 0)'s *centre* lies at ``affine[:3, 3]``.
 
 from dataclasses import dataclass, field
 from itertools import permutations, product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from brainmets.errors import GridMismatchError, VolumeError
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.floating]
 GRID_TOLERANCE_VOX = 0.05
 """Grids whose eight corners all lie within this many voxels are the same grid."""

@@ -53,13 +53,7 @@ def read(path: str | Path, *, sequence: str | None = None) -> Scan:
         grid = Grid(image.shape[:3], affine)
     except VolumeError as error:
         raise VolumeError(f"{path.name}: {error}") from error
-    try:
-        data = image.get_fdata(caching="unchanged", dtype=np.float32)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise ReadError(
-            f"{path.name}: the voxels end early or are damaged ({_reason(error)}); copy it again"
-        ) from error
-    data = data.reshape(data.shape[:3])
+    data = _voxels(path, image)
     if not np.isfinite(data).all():
         count = int((~np.isfinite(data)).sum())
         raise VolumeError(f"{path.name}: {count} voxels are NaN or infinite; repair the scan")
@@ -87,7 +81,7 @@ def write(volume: Volume, path: str | Path, *, slope: float = 1.0) -> None:
     """Write one image; the same voxels give the same bytes.
 
     Args:
-        volume: stored in its array's own type.
+        volume: stored in its array's own type, bool as uint8.
         path: ``.nii`` or ``.nii.gz``; gets its name only once it is whole.
         slope: scale factor stored in the header; value = stored × slope.
 
@@ -95,14 +89,15 @@ def write(volume: Volume, path: str | Path, *, slope: float = 1.0) -> None:
         WriteError: the place cannot be written to.
     """
     path = Path(path)
-    image = nib.Nifti1Image(volume.data, volume.grid.affine)
+    stored = volume.data.astype(np.uint8) if volume.data.dtype == bool else volume.data
+    image = nib.Nifti1Image(stored, volume.grid.affine)
     image.header.set_xyzt_units("mm")
     image.header.set_slope_inter(slope, 0)
     image.set_sform(volume.grid.affine, code=1)
     image.set_qform(volume.grid.affine, code=1, strip_shears=True)
     payload = image.to_bytes()
     if slope != 1.0:
-        payload = _with_stored_voxels(image, volume.data, slope)
+        payload = _with_stored_voxels(image, stored, slope)
     with whole_file(path) as temporary:
         if path.name.endswith(".gz"):
             with (
@@ -130,7 +125,7 @@ def _open(path: Path) -> nib.Nifti1Image:
     if path.stat().st_size == 0:
         raise ReadError(f"{path.name}: the file is empty; copy it again")
     try:
-        image = nib.load(path)
+        image = nib.load(path, mmap=False)  # the file may change while the scan is in use
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
         raise ReadError(
             f"{path.name}: not a readable NIfTI file ({_reason(error)}); "
@@ -160,6 +155,38 @@ def _check_header(path: Path, image: nib.Nifti1Image) -> None:
         raise VolumeError(
             f"{path.name}: voxels of type {image.get_data_dtype()}; expected one grey value each"
         )
+
+
+def _voxels(path: Path, image: nib.Nifti1Image) -> npt.NDArray[np.float32]:
+    needed = int(image.dataobj.offset)
+    needed += int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    try:
+        whole = _whole(path, image, needed)
+        with np.errstate(over="ignore"):  # too large for float32: infinite, and refused as such
+            data = whole.get_fdata(caching="unchanged", dtype=np.float32)
+    except (OSError, EOFError, ValueError, MemoryError, zlib.error) as error:
+        raise ReadError(
+            f"{path.name}: the voxels end early or are damaged ({_reason(error)}); copy it again"
+        ) from error
+    return np.asarray(data.reshape(data.shape[:3]), np.float32)
+
+
+def _whole(path: Path, image: nib.Nifti1Image, needed: int) -> nib.Nifti1Image:
+    """The image, if its file holds the ``needed`` bytes; EOFError if not.
+
+    gzip keeps its checksum at the end, which nibabel leaves unread; here it is checked.
+    """
+    if not path.name.lower().endswith(".gz"):
+        if path.stat().st_size < needed:
+            raise EOFError
+        return image
+    with gzip.open(path) as file:
+        payload = file.read(needed)
+        if len(payload) < needed:
+            raise EOFError
+        while file.read(1 << 20):
+            pass
+    return type(image).from_bytes(payload)
 
 
 def _affine_of(image: nib.Nifti1Image) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:

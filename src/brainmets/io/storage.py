@@ -4,19 +4,32 @@ Everything is written under a temporary name in the destination's own folder and
 renamed when complete; a rename within one file system is atomic (POSIX).
 """
 
+import errno
+import hashlib
 import json
+import math
 import os
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from brainmets.errors import WriteError
 
 UNFINISHED = ".unfinished-"
-"""Prefix of names that are still being written."""
+"""Prefix of names that are still being written; machine and process follow."""
+
+
+def _prefix() -> str:
+    return f"{UNFINISHED}{_machine()}-{os.getpid()}-"
+
+
+def _machine() -> str:
+    """Eight digits that tell machines apart and name none."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 @contextmanager
@@ -49,7 +62,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=_prefix(), dir=path.parent))
         temporary.chmod(0o755)
     except OSError as error:
         raise _refused(path, error) from error
@@ -66,24 +79,49 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def _swap(new: Path, path: Path) -> None:
-    if not path.exists():
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "a file has the folder's name")
+    aside = Path(tempfile.mkdtemp(prefix=_prefix(), dir=path.parent))
+    with suppress(FileNotFoundError):  # there is none, or another run has moved it already
+        path.rename(aside / "old")
+    try:
         new.rename(path)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=path.parent))
-    path.rename(aside / "old")
-    new.rename(path)
+    except OSError:
+        if not path.is_dir():
+            with suppress(FileNotFoundError):
+                (aside / "old").rename(path)
+            raise
+        # another run has put its own whole folder there since: that one stands
     shutil.rmtree(aside, ignore_errors=True)
 
 
 def sweep(folder: Path) -> int:
-    """Delete what a killed run left unfinished in ``folder``; return how many."""
-    stale = list(folder.glob(f"{UNFINISHED}*")) if folder.is_dir() else []
+    """Delete what killed runs of this machine left unfinished in ``folder``; return how many.
+
+    What a running process is still writing stays.
+    """
+    found = list(folder.glob(f"{UNFINISHED}*")) if folder.is_dir() else []
+    stale = [path for path in found if _abandoned(path)]
     for path in stale:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
     return len(stale)
+
+
+def _abandoned(path: Path) -> bool:
+    machine, _, rest = path.name.removeprefix(UNFINISHED).partition("-")
+    process = rest.partition("-")[0]
+    if machine != _machine() or not process.isdigit():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def require_writable(folder: Path) -> None:
@@ -94,26 +132,45 @@ def require_writable(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=UNFINISHED, dir=folder):
+        with tempfile.NamedTemporaryFile(prefix=_prefix(), dir=folder):
             pass
     except OSError as error:
         raise _refused(folder, error) from error
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys; NaN becomes null, as RFC 8259 has no NaN."""
+    """Write JSON with sorted keys; NaN becomes null, as RFC 8259 has no NaN.
+
+    Raises:
+        WriteError: the place cannot be written to.
+        ValueError: an infinite number, or what is no JSON value.
+    """
     with whole_file(path) as temporary:
         temporary.write_text(
-            json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
+            json.dumps(
+                _with_null(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False
+            )
+            + "\n",
             encoding="utf-8",
         )
+
+
+def _with_null(value: Any) -> Any:
+    """``value`` with None for each NaN in it."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _with_null(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_null(item) for item in value]
+    return value
 
 
 def _reserve(path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
-            prefix=UNFINISHED, suffix="".join(path.suffixes[-2:]), dir=path.parent
+            prefix=_prefix(), suffix="".join(path.suffixes[-2:]), dir=path.parent
         )
         os.close(handle)
         Path(name).chmod(0o644)
