@@ -1,0 +1,92 @@
+"""Run the network over a prepared scan, tile by tile."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from brainmets.config import Tiling
+from brainmets.errors import RunError
+from brainmets.inference.tiles import Box, clip, gaussian_weights, plan, read_tile
+from brainmets.network.engines import Engine
+from brainmets.preprocess.prepare import Prepared
+from brainmets.volume import Volume
+
+Float32 = npt.NDArray[np.float32]
+
+
+def predict(
+    prepared: Prepared,
+    engine: Engine,
+    tiling: Tiling,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Volume:
+    """Probability of metastasis for every voxel of the brain.
+
+    Overlapping tiles are averaged with weights that fall off towards a tile's border. The
+    mean is kept up to date tile by tile (West 1979, doi:10.1145/359146.359153), which
+    takes two arrays of the brain box's size and leaves what tiles agree on untouched.
+
+    Args:
+        prepared: the scan, from :func:`brainmets.preprocess.prepare.prepare`.
+        engine: float32 (tile, tile, tile) → float32 probabilities of the same shape.
+        tiling: size and overlap of the tiles.
+        progress: called after each tile with the number done and the number in all.
+
+    Returns:
+        float32 on ``prepared.volume.grid``; 0 outside the brain mask.
+
+    Raises:
+        RunError: the engine returned another shape, or numbers that are not finite.
+    """
+    data = np.asarray(prepared.volume.data, np.float32)
+    brain = np.asarray(prepared.brain.data, bool)
+    tiles = [
+        tile
+        for tile in plan(prepared.volume.grid.shape, prepared.box, tiling)
+        if brain[clip(tile, prepared.box)[0]].any()
+    ]
+    weights = gaussian_weights(tiling.tile_vox)
+    mean, weight = np.zeros((2, *(side.stop - side.start for side in prepared.box)), np.float32)
+    for done, tile in enumerate(tiles, start=1):
+        probability = _run(engine, read_tile(data, tile))
+        _blend(mean, weight, probability, weights, _in_box(tile, prepared.box))
+        if progress is not None:
+            progress(done, len(tiles))
+    result = np.zeros(data.shape, np.float32)
+    result[prepared.box] = np.where(brain[prepared.box], mean, np.float32(0))
+    return prepared.volume.with_data(result)
+
+
+def _run(engine: Engine, tile: Float32) -> Float32:
+    probability = np.asarray(engine(tile), np.float32)
+    if probability.shape != tile.shape or not np.isfinite(probability).all():
+        raise RunError(
+            f"the network returned shape {probability.shape} for a tile of {tile.shape}, or values "
+            "that are not finite; try another engine, and verify the model file"
+        )
+    return probability
+
+
+def _in_box(tile: Box, box: Box) -> tuple[Box, Box]:
+    """The tile's part of the box: counted from the box's first voxel, and from the tile's."""
+    inside, here = clip(tile, box)
+    x, y, z = (
+        slice(part.start - side.start, part.stop - side.start)
+        for part, side in zip(inside, box, strict=True)
+    )
+    return (x, y, z), here
+
+
+def _blend(
+    mean: Float32,
+    weight: Float32,
+    probability: Float32,
+    weights: Float32,
+    where: tuple[Box, Box],
+) -> None:
+    """Take one tile into the running mean: mean += (p - mean) · w / Σw; both change in place."""
+    there, here = where
+    weight[there] += weights[here]
+    mean[there] += (probability[here] - mean[there]) * (weights[here] / weight[there])

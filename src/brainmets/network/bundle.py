@@ -1,0 +1,157 @@
+"""A model in one file: weights, how to use them, what they were trained on, and a proof.
+
+A ``.brainmets`` file is a zip with ``weights.safetensors`` (float16), ``card.json`` and
+``example.safetensors``: a small input and the output the model gave for it, so that any
+machine can check that it computes the same.
+"""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from brainmets.config import Architecture, DecisionRule, Recipe, Tiling, from_mapping, to_mapping
+from brainmets.errors import BrainmetsError, BundleError, ConfigError
+from brainmets.io.storage import whole_file
+
+SUFFIX = ".brainmets"
+SCHEMA = 1
+MOST_BYTES = 4_000_000_000
+WEIGHTS, CARD, EXAMPLE = "weights.safetensors", "card.json", "example.safetensors"
+Tensors = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model and everything needed to use it.
+
+    Attributes:
+        name: as in reports.
+        architecture: shape of the network.
+        recipe: how scans are prepared for it.
+        tiling: how volumes are cut for it.
+        rule: how its probabilities become lesions.
+        weights: name → array, as float16 or float32.
+        example: ``input`` (X, Y, Z) and the ``output`` probabilities of the same shape.
+        card: what it was trained on, results, limits, licence; free text and numbers.
+        sha256: of the weights' file inside the bundle; empty until written.
+    """
+
+    name: str
+    architecture: Architecture
+    recipe: Recipe
+    tiling: Tiling
+    rule: DecisionRule
+    weights: Tensors = field(repr=False)
+    example: Tensors = field(repr=False)
+    card: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    sha256: str = ""
+
+
+def write(bundle: Bundle, path: Path) -> None:
+    """Write a bundle; the same bundle gives the same bytes.
+
+    Raises:
+        WriteError: the place cannot be written to.
+    """
+    weights = save({k: np.asarray(v, np.float16) for k, v in sorted(bundle.weights.items())})
+    example = save(dict(sorted(bundle.example.items())))
+    card = {
+        "schema": SCHEMA,
+        "name": bundle.name,
+        "architecture": to_mapping(bundle.architecture),
+        "recipe": to_mapping(bundle.recipe),
+        "tiling": to_mapping(bundle.tiling),
+        "decision_rule": to_mapping(bundle.rule),
+        "card": dict(bundle.card),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "example_sha256": hashlib.sha256(example).hexdigest(),
+    }
+    text = json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, content in ((CARD, text.encode()), (WEIGHTS, weights), (EXAMPLE, example)):
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED, 6)
+
+
+def read(path: Path) -> Bundle:
+    """Read a bundle and verify its hashes.
+
+    Raises:
+        BundleError: missing, cut short, changed, or of a newer schema.
+    """
+    if not path.is_file():
+        raise BundleError(f"{path.name}: no such model file; see `brainmets models list`")
+    try:
+        return _assemble(*_unpack(path))
+    except BundleError as error:
+        raise BundleError(f"{path.name}: {error}") from error
+    except ConfigError as error:
+        raise BundleError(f"{path.name}: made by another version of brainmets? {error}") from error
+    except BrainmetsError:
+        raise
+    except Exception as error:  # zipfile, zlib, json and safetensors each raise their own kinds
+        raise BundleError(
+            f"{path.name}: the file is damaged or no brainmets model ({type(error).__name__}); "
+            "copy it again"
+        ) from error
+
+
+def _unpack(path: Path) -> tuple[Mapping[str, Any], bytes, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
+            raise BundleError("unpacks to more than 4 GB, which no brainmets model does")
+        return json.loads(archive.read(CARD)), archive.read(WEIGHTS), archive.read(EXAMPLE)
+
+
+def _assemble(card: Mapping[str, Any], weights: bytes, example: bytes) -> Bundle:
+    if card.get("schema") != SCHEMA:
+        raise BundleError(f"schema {card.get('schema')}, expected {SCHEMA}; update brainmets")
+    for content, key in ((weights, "weights_sha256"), (example, "example_sha256")):
+        if hashlib.sha256(content).hexdigest() != card[key]:
+            raise BundleError("contents differ from their SHA-256; the file was changed")
+    try:
+        tensors, proof = load(weights), load(example)
+    except SafetensorError as error:
+        raise BundleError(f"unreadable tensors ({error})") from error
+    return Bundle(
+        name=str(card["name"]),
+        architecture=from_mapping(Architecture, card["architecture"]),
+        recipe=from_mapping(Recipe, card["recipe"]),
+        tiling=from_mapping(Tiling, card["tiling"]),
+        rule=from_mapping(DecisionRule, card["decision_rule"]),
+        weights=tensors,
+        example=proof,
+        card=card["card"],
+        sha256=card["weights_sha256"],
+    )
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the models that come with the package."""
+    folder = files("brainmets") / "models"
+    return tuple(sorted(Path(e.name).stem for e in folder.iterdir() if e.name.endswith(SUFFIX)))
+
+
+def find(name: str | Path) -> Path:
+    """A bundle's path, from a shipped model's name or a file's path.
+
+    Raises:
+        BundleError: neither exists.
+    """
+    if str(name) in shipped():
+        return Path(str(files("brainmets") / "models" / f"{name}{SUFFIX}"))
+    path = Path(name)
+    if not path.is_file():
+        known = ", ".join(shipped()) or "none"
+        raise BundleError(f"no model {path.name!r}: give a .brainmets file or one of: {known}")
+    return path

@@ -1,0 +1,53 @@
+"""What runs the network: one seam, so that faster engines can stand in.
+
+An engine takes one tile and gives probabilities; it knows nothing of scans. This module
+imports no numerical framework, so that an engine brings only its own.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from brainmets.errors import BundleError
+from brainmets.network.bundle import Bundle
+
+Tile = npt.NDArray[np.float32]
+LARGEST_DIFFERENCE = 1e-3
+"""Probabilities of the bundle's example may differ by this much in float32."""
+
+
+class Engine(Protocol):
+    """Runs a network on cubic tiles."""
+
+    @property
+    def name(self) -> str:
+        """For reports: library, device, precision."""
+        ...
+
+    def __call__(self, tile: Tile) -> Tile:
+        """Z-scores (X, Y, Z), sides multiples of 32 → probabilities of the same shape."""
+        ...
+
+
+def verify(bundle: Bundle, engine: Engine) -> float:
+    """Run the bundle's example; return the largest difference in probability.
+
+    Raises:
+        BundleError: it exceeds 1e-3, or the example does not span < 0.1 to > 0.9 and so
+            proves nothing.
+    """
+    expected = np.asarray(bundle.example["output"], np.float32)
+    if expected.min() > 0.1 or expected.max() < 0.9:
+        raise BundleError(
+            f"{bundle.name}: its example spans {expected.min():.2f} to {expected.max():.2f} only, "
+            "so it cannot be verified"
+        )
+    found = engine(np.asarray(bundle.example["input"], np.float32))
+    difference = float(np.abs(found - expected).max())
+    if not difference <= LARGEST_DIFFERENCE:
+        raise BundleError(
+            f"{bundle.name}: {engine.name} differs from the expected output by {difference:.2g}, "
+            f"more than {LARGEST_DIFFERENCE}; this machine does not compute the model as published"
+        )
+    return difference

@@ -1,0 +1,81 @@
+"""The network on PyTorch: CPU or one CUDA GPU, float32."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from brainmets.errors import BundleError, ConfigError
+from brainmets.network.bundle import Bundle
+from brainmets.network.engines import Tile
+from brainmets.network.unet import UNet
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class TorchEngine:
+    """PyTorch, float32.
+
+    Attributes:
+        name: for reports: library, device, precision.
+        network: in evaluation mode, on ``device``.
+        device: where it runs.
+    """
+
+    name: str
+    network: UNet
+    device: torch.device
+
+    def __call__(self, tile: Tile) -> Tile:
+        """See :class:`brainmets.network.engines.Engine`."""
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.ascontiguousarray(tile))[None, None].to(self.device)
+            batch = batch.to(memory_format=torch.channels_last_3d)
+            probability = torch.sigmoid(self.network(batch).float())
+        return np.asarray(probability[0, 0].cpu().numpy(), np.float32)
+
+
+def build(bundle: Bundle) -> UNet:
+    """The bundle's network with its weights, in evaluation mode.
+
+    Raises:
+        BundleError: a tensor is missing, superfluous, of another shape, or not finite.
+    """
+    network = UNet(bundle.architecture)
+    expected = network.state_dict()
+    tensors = {k: torch.from_numpy(np.array(v)) for k, v in bundle.weights.items()}
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors or name not in expected:
+            where = "missing from" if name in expected else "not expected in"
+            raise BundleError(f"{bundle.name}: tensor {name!r} is {where} the model file")
+        if tensors[name].shape != expected[name].shape:
+            raise BundleError(
+                f"{bundle.name}: tensor {name!r} has shape {tuple(tensors[name].shape)}, "
+                f"expected {tuple(expected[name].shape)}"
+            )
+        if not torch.isfinite(tensors[name].float()).all():
+            raise BundleError(f"{bundle.name}: tensor {name!r} holds NaN or infinite values")
+    network.load_state_dict({k: v.to(expected[k].dtype) for k, v in tensors.items()})
+    return network.eval()
+
+
+def torch_engine(bundle: Bundle, device: str = "auto") -> TorchEngine:
+    """The bundle's network on a device.
+
+    Args:
+        bundle: the model.
+        device: ``auto`` takes a CUDA GPU when there is one.
+
+    Raises:
+        ConfigError: an unknown device, or CUDA where there is none.
+        BundleError: the weights do not fit the architecture.
+    """
+    if device not in DEVICES:
+        raise ConfigError(f"device {device!r}; expected one of {', '.join(DEVICES)}")
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise ConfigError("device 'cuda': no CUDA GPU is visible; use --device cpu")
+    chosen = torch.device("cuda" if available and device != "cpu" else "cpu")
+    network = build(bundle).to(chosen, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return TorchEngine(f"torch {chosen.type} float32", network, chosen)
