@@ -1,0 +1,156 @@
+"""One simulated examination, and cohorts of them on disk."""
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from brainmets.concurrency import in_order
+from brainmets.errors import CohortError
+from brainmets.io import nifti
+from brainmets.io.storage import require_writable, sweep, whole_file, whole_folder
+from brainmets.simulate.anatomy import Anatomy, embedded_head, read_anatomy
+from brainmets.simulate.contrast import Style, brain_and_csf, render, warp
+from brainmets.simulate.metastases import Plan, carve_cavity, paint, plan_metastases
+from brainmets.simulate.scanner import acquire, acquire_truth, draw_protocol
+from brainmets.volume import Volume
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A scan and everything true about it.
+
+    Attributes:
+        scan: what the scanner stored (int16).
+        mask: metastases 1…n, uint8, on the scan's grid.
+        brain: brain + CSF, uint8, on the scan's grid.
+        plans: the metastases that were painted, thin ones perhaps lost between slices.
+        style: sequence and contrast.
+    """
+
+    scan: Volume
+    mask: Volume
+    brain: Volume
+    plans: tuple[Plan, ...]
+    style: Style
+
+
+def simulate(
+    anatomy: Anatomy, rng: np.random.Generator, *, lesions: int | None = None
+) -> Examination:
+    """Simulate one examination of a head.
+
+    Args:
+        anatomy: the head; it is warped at random.
+        rng: the only source of chance.
+        lesions: how many metastases; None draws 0 (one in seven) to about 20.
+    """
+    thick = lesions is None and rng.random() < 0.3
+    given = lesions is not None or rng.random() < 0.92
+    style = Style(spin_echo=thick or rng.random() < 0.25, contrast=given)
+    head = warp(anatomy, rng)
+    image = render(head, style, rng)
+    if rng.random() < 0.12:
+        carve_cavity(image, head, rng)
+    count = _draw_count(rng) if lesions is None else lesions
+    plans = plan_metastases(head, count, rng) if style.contrast else ()
+    occupancy = paint(image, head, plans, rng)
+    protocol = draw_protocol(rng, thick=thick)
+    truth = acquire_truth(occupancy, protocol)
+    labels, _ = ndimage.label(truth.data, np.ones((3, 3, 3)))
+    return Examination(
+        scan=acquire(image, protocol, rng),
+        mask=truth.with_data(labels.astype(np.uint8)),
+        brain=acquire_truth(brain_and_csf(head.labels).astype(np.float32), protocol),
+        plans=plans,
+        style=style,
+    )
+
+
+def _draw_count(rng: np.random.Generator) -> int:
+    return 0 if rng.random() < 1 / 7 else int(min(25, 1 + rng.geometric(0.16)))
+
+
+def simulate_cohort(
+    out: Path,
+    *,
+    cases: int,
+    seed: int,
+    anatomies: Sequence[Path] = (),
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> None:
+    """Write ``cases`` examinations and ``cohort.tsv`` into ``out``.
+
+    Case *i* depends on ``seed``, *i* and the anatomies alone, so any number of workers
+    gives the same bytes. Cases already there are kept: a killed run goes on.
+
+    Args:
+        out: folder to fill; made if absent.
+        cases: how many.
+        seed: of the whole cohort.
+        anatomies: label maps to draw from; none means the embedded head.
+        workers: processes to use.
+        progress: called with (done, total).
+
+    Raises:
+        CohortError: ``cases`` is below 1, or the folder holds a cohort of other settings.
+        WriteError: the folder cannot be written to.
+    """
+    if cases < 1:
+        raise CohortError(f"cannot simulate {cases} cases; ask for at least 1")
+    require_writable(out)
+    sweep(out)
+    _claim(out, seed, anatomies)
+    jobs = [(out, seed, i, tuple(anatomies)) for i in range(cases)]
+    with in_order(workers) as run:
+        for done, _ in enumerate(run(_write_case, jobs), start=1):
+            if progress:
+                progress(done, cases)
+    _write_table(out, cases)
+
+
+def _claim(out: Path, seed: int, anatomies: Sequence[Path]) -> None:
+    """Note what the folder is for, so that two cohorts never mix in it."""
+    note = out / "simulation.txt"
+    text = f"seed {seed}\nanatomies {' '.join(p.name for p in anatomies) or 'embedded'}\n"
+    if note.is_file() and note.read_text(encoding="utf-8") != text:
+        raise CohortError(f"{out.name}: holds a cohort of other settings; choose an empty folder")
+    with whole_file(note) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _write_case(job: tuple[Path, int, int, tuple[Path, ...]]) -> None:
+    out, seed, number, anatomies = job
+    folder = out / _name(number)
+    if folder.is_dir():
+        return
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
+    anatomy = read_anatomy(anatomies[number % len(anatomies)]) if anatomies else embedded_head()
+    examination = simulate(anatomy, rng)
+    with whole_folder(folder) as temporary:
+        nifti.write(examination.scan, temporary / "t1c.nii.gz")
+        nifti.write(examination.mask, temporary / "mask.nii.gz")
+        nifti.write(examination.brain, temporary / "brain.nii.gz")
+
+
+def _name(number: int) -> str:
+    return f"sim-{number:04d}"
+
+
+def _write_table(out: Path, cases: int) -> None:
+    with (
+        whole_file(out / "cohort.tsv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(["case", "image", "mask", "brain_mask"])
+        for number in range(cases):
+            name = _name(number)
+            images = (f"{name}/{image}.nii.gz" for image in ("t1c", "mask", "brain"))
+            writer.writerow([name, *images])
