@@ -1,0 +1,347 @@
+"""The command line: a door to the package, and nothing but a door.
+
+Heavy libraries are imported inside the commands, so that ``brainmets --help`` is quick.
+"""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from brainmets import __version__
+from brainmets.errors import BrainmetsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from brainmets.batch import Outcome
+
+NOTICE = "Research software, not a medical device: check every outline."
+OUT_HELP = "Folder to fill; made if absent."
+
+app = typer.Typer(
+    name="brainmets",
+    help="Find, outline and measure every brain metastasis in a contrast-enhanced T1 MRI.\n\n"
+    + NOTICE,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models = typer.Typer(
+    help="The models that come with the package, and model files.", no_args_is_help=True
+)
+app.add_typer(models, name="models")
+screen = Console(stderr=True, highlight=False, emoji=False)
+
+
+class Device(StrEnum):
+    """Where the network runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Preset(StrEnum):
+    """Size of the network."""
+
+    light = "light"
+    paper = "paper"
+
+
+DeviceOption = Annotated[Device, typer.Option(help="auto takes a CUDA GPU where there is one.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Processor threads; all by default.")
+]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help=OUT_HELP)]
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    *,
+    show: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Find, outline and measure every brain metastasis in a contrast-enhanced T1 MRI."""
+    _set_up_logging(debug=debug)
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def predict(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="Scans, folders of scans, or a table.")
+    ],
+    out: OutOption,
+    model: Annotated[str, typer.Option(help="A model's name or a .brainmets file.")] = "starter",
+    device: DeviceOption = Device.auto,
+    *,
+    save_probability: Annotated[
+        bool, typer.Option("--save-probability", help="Also write probability.nii.gz.")
+    ] = False,
+    threads: ThreadsOption = None,
+    brain_mask: Annotated[
+        Path | None, typer.Option(help="Mask of brain and CSF, instead of extraction.")
+    ] = None,
+) -> None:
+    """Outline and measure the metastases of one or many scans."""
+    from brainmets.apps.inputs import cases_of
+    from brainmets.apps.progress import case_watch
+    from brainmets.batch import predict_cases
+    from brainmets.concurrency import use_threads
+    from brainmets.pipeline import load_model
+
+    cases = cases_of(inputs, brain_mask)
+    use_threads(threads)
+    with case_watch(screen, len(cases)) as watch:
+        loaded = load_model(model, device.value)
+        outcomes = predict_cases(cases, out, loaded, save_probability=save_probability, watch=watch)
+    _finish(outcomes, out)
+
+
+@app.command()
+def measure(
+    scan: Annotated[Path, typer.Argument(help="The scan.")],
+    mask: Annotated[Path, typer.Argument(help="Anybody's mask on the scan's grid; > 0 is lesion.")],
+    out: OutOption,
+) -> None:
+    """Report on a mask that is already there; no model is used."""
+    from brainmets.batch import measure_cases
+    from brainmets.cohort import Case, case_ids
+
+    outcomes = measure_cases([Case(case_ids([scan])[0], scan, mask)], out)
+    _finish(outcomes, out)
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help=OUT_HELP)],
+    cases: Annotated[int, typer.Option(min=1, help="How many scans.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    anatomy: Annotated[
+        list[Path] | None,
+        typer.Option(help="Whole-head label map, or a folder of them; the embedded head if none."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
+) -> None:
+    """Make scans whose truth is known, with a cohort table."""
+    from brainmets.apps.inputs import files_of
+    from brainmets.apps.progress import steps
+    from brainmets.simulate.examination import simulate_cohort
+
+    with steps(screen, "simulating") as progress:
+        simulate_cohort(
+            out, cases=cases, seed=seed, anatomies=files_of(anatomy or []), workers=workers,
+            progress=progress,
+        )  # fmt: skip
+    typer.echo(f"{cases} simulated scans: {out / 'cohort.tsv'}")
+
+
+@app.command()
+def train(
+    cohort: Annotated[Path, typer.Argument(help="Table or folder of scans with masks.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .brainmets file to write.")],
+    validation: Annotated[
+        Path | None, typer.Option(help="Cohort to choose the decision rule on.")
+    ] = None,
+    test: Annotated[Path | None, typer.Option(help="Cohort for the card's figures.")] = None,
+    preset: Annotated[Preset, typer.Option(help="light trains on a CPU.")] = Preset.light,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2000,
+    patch: Annotated[int, typer.Option(help="Side of the patches, in voxels.")] = 96,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and patches.")] = 0,
+    device: DeviceOption = Device.cpu,
+    threads: ThreadsOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that prepare scans.")] = 1,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for prepared scans and checkpoints.")
+    ] = None,
+    trained_on: Annotated[str, typer.Option(help="For the card: what the data are.")] = "",
+) -> None:
+    """Train a model on a cohort with masks; started again, it goes on where it stopped."""
+    from brainmets.apps.progress import training_listeners
+    from brainmets.concurrency import use_threads
+    from brainmets.training.model import plan_training, train_model
+
+    use_threads(threads)
+    plan = plan_training(
+        cohort, out.stem, validation=validation, test=test, preset=preset.value,
+        options={"steps": steps, "patch_vox": patch, "seed": seed}, trained_on=trained_on,
+    )  # fmt: skip
+    with training_listeners(screen) as listeners:
+        bundle = train_model(
+            plan, out, work or out.with_suffix(".work"), workers=workers,
+            device=device.value, listeners=listeners,
+        )  # fmt: skip
+    typer.echo(f"model: {out}")
+    _print_mapping(f"{bundle.name}: results", bundle.card["results"])
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Folder with ID/mask.nii.gz.")],
+    cohort: Annotated[Path, typer.Argument(help="Cohort with reference masks.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the tables; none by default.")
+    ] = None,
+    target: Annotated[
+        list[int] | None,
+        typer.Option(help="Reference labels that count; all above 0 by default (BraTS: 1 and 3)."),
+    ] = None,
+) -> None:
+    """Score predictions against reference masks."""
+    from brainmets.apps.progress import steps
+    from brainmets.cohort import read_cohort
+    from brainmets.evaluation.evaluate import evaluate as score_all
+    from brainmets.evaluation.summary import summarise, tables
+    from brainmets.evaluation.tables import write_scores
+
+    with steps(screen, "scoring") as progress:
+        scores = score_all(
+            predictions, read_cohort(cohort), target_labels=target, progress=progress
+        )
+    if out:
+        write_scores(scores, out)
+    for table in tables(summarise(scores)):
+        _print_table(table.title, table.header, table.rows)
+
+
+@app.command()
+def demo(
+    out: OutOption = Path("demo-out"),
+    model: Annotated[str, typer.Option(help="A model's name or a .brainmets file.")] = "starter",
+) -> None:
+    """Simulate a patient, find the metastases, compare with the truth."""
+    from brainmets.apps.progress import case_watch
+    from brainmets.demo import run_demo
+
+    with case_watch(screen, 1) as watch:
+        result = run_demo(out, model, watch=watch)
+    for table in result.tables:
+        _print_table(table.title, table.header, table.rows)
+    typer.echo(f"The patient is simulated. {NOTICE}\nreport: {result.report}")
+
+
+@models.command("list")
+def list_models() -> None:
+    """List the models that come with the package."""
+    from brainmets.network.bundle import find, read, shipped
+
+    rows = []
+    for name in shipped():
+        bundle = read(find(name))
+        rows.append((name, f"{bundle.architecture.width}", bundle.sha256[:12],
+                     str(bundle.card.get("trained_on", ""))))  # fmt: skip
+    _print_table("Models", ("name", "width", "sha-256", "trained on"), rows)
+
+
+@models.command("info")
+def model_info(name: Annotated[str, typer.Argument(help="A name or a .brainmets file.")]) -> None:
+    """Print a model's card."""
+    import json
+
+    from brainmets.config import to_mapping
+    from brainmets.network.bundle import find, read
+
+    bundle = read(find(name))
+    parts = ("architecture", "recipe", "tiling", "rule")
+    settings = {part: to_mapping(getattr(bundle, part)) for part in parts}
+    card = {"name": bundle.name, "sha256": bundle.sha256, **settings, "card": dict(bundle.card)}
+    typer.echo(json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False))
+
+
+@models.command("verify")
+def verify_model(
+    name: Annotated[str, typer.Argument(help="A name or a .brainmets file.")],
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Check a model file's hashes, and that this machine computes what it should."""
+    from brainmets.network.engines import verify
+    from brainmets.pipeline import load_model
+
+    loaded = load_model(name, device.value)
+    difference = verify(loaded.bundle, loaded.engine)
+    typer.echo(
+        f"{loaded.bundle.name}: hashes match; largest difference in probability "
+        f"{difference:.1e} on {loaded.engine.name}"
+    )
+
+
+def _set_up_logging(*, debug: bool) -> None:
+    """Repairs that nibabel makes to headers are told in our own words; --debug shows faults."""
+    import logging
+
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
+    if debug:
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("brainmets").setLevel(logging.DEBUG)
+
+
+def _finish(outcomes: "Sequence[Outcome]", out: Path) -> None:
+    """Print what became of each case; exit as the worst of them asks."""
+    rows = [
+        (
+            outcome.case_id,
+            outcome.status,
+            "" if outcome.lesions is None else str(outcome.lesions),
+            "" if outcome.volume_mm3 is None else f"{outcome.volume_mm3 / 1000:.2f}",
+            f"{outcome.seconds:.1f}",
+        )
+        for outcome in outcomes
+    ]
+    _print_table("Cases", ("case", "status", "lesions", "total ml", "seconds"), rows)
+    for outcome in outcomes:
+        if outcome.message:
+            screen.print(
+                f"error: {outcome.case_id}: {outcome.message}", markup=False, soft_wrap=True
+            )
+    done = [outcome for outcome in outcomes if not outcome.exit_code]
+    for outcome in done[:3]:
+        typer.echo(f"report: {out / outcome.case_id / 'report.html'}")
+    if done:
+        typer.echo(NOTICE)
+    codes = {outcome.exit_code for outcome in outcomes} - {0}
+    if codes:
+        raise typer.Exit(min(codes))
+
+
+def _print_table(title: str, header: "Sequence[str]", rows: "Sequence[Sequence[str]]") -> None:
+    table = Table(*header, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False, emoji=False).print(table)
+
+
+def _print_mapping(title: str, values: "dict[str, dict[str, object]]") -> None:
+    rows = [(group, key, str(value)) for group, items in values.items()
+            for key, value in items.items()]  # fmt: skip
+    _print_table(title, ("on", "score", "value"), rows)
+
+
+def main() -> NoReturn:
+    """Run the command line; errors become one line and an exit status."""
+    debug = "--debug" in sys.argv
+    try:
+        app(standalone_mode=True)
+    except BrainmetsError as error:
+        if debug:
+            raise
+        screen.print(f"error: {error}", markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        screen.print(
+            f"error: unforeseen {type(error).__name__}: {error}. This is a fault of brainmets; "
+            "run again with --debug and report what it shows",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+        sys.exit(1)
+    sys.exit(0)

@@ -1,0 +1,90 @@
+"""Progress on the terminal: bars where it is one, a line now and then where it is not."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as TimeLeft
+
+if TYPE_CHECKING:
+    from brainmets.cohort import Case
+    from brainmets.training.loop import Moment
+    from brainmets.training.model import Listeners
+
+Steps = Callable[[int, int], None]
+STAGES = {
+    "fingerprint": "checking",
+    "read": "reading",
+    "brain": "extracting the brain",
+    "prepare": "preparing",
+    "predict": "searching",
+    "restore": "restoring",
+    "lesions": "measuring",
+    "write": "writing",
+}
+
+
+def _bars(screen: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeLeft(), console=screen, transient=True,
+    )  # fmt: skip
+
+
+@contextmanager
+def steps(screen: Console, what: str) -> Iterator[Steps]:
+    """A bar that counts."""
+    with _bars(screen) as bars:
+        task = bars.add_task(what, total=None)
+
+        def tell(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+            if not screen.is_terminal and (done == total or done % max(1, total // 10) == 0):
+                screen.print(f"{what} {done}/{total}")
+
+        yield tell
+
+
+@contextmanager
+def case_watch(screen: Console, cases: int) -> Iterator[Callable[["Case", str, int, int], None]]:
+    """Which case is at which stage; for :func:`brainmets.batch.predict_cases`."""
+    seen: list[str] = []
+    with _bars(screen) as bars:
+        task = bars.add_task("loading the model", total=None)
+
+        def tell(case: "Case", stage: str, done: int, total: int) -> None:
+            if case.case_id not in seen:
+                seen.append(case.case_id)
+                if not screen.is_terminal:
+                    screen.print(f"case {len(seen)}/{cases}: {case.case_id}", markup=False)
+            label = f"{len(seen)}/{cases} {STAGES.get(stage, stage)}"
+            bars.update(task, description=label, completed=done, total=total)
+
+        yield tell
+
+
+@contextmanager
+def training_listeners(screen: Console) -> Iterator["Listeners"]:
+    """Bars for preparing and scoring, and a line with the loss for training."""
+    from brainmets.training.model import Listeners
+
+    with _bars(screen) as bars:
+        task = bars.add_task("preparing", total=None)
+
+        def preparing(done: int, total: int) -> None:
+            bars.update(task, description="preparing", completed=done, total=total)
+
+        def training(moment: "Moment") -> None:
+            bars.update(
+                task, description=f"training, loss {moment.loss:.3f}", completed=moment.step,
+                total=moment.steps,
+            )  # fmt: skip
+            if not screen.is_terminal and moment.step % 100 == 0:
+                screen.print(f"step {moment.step}/{moment.steps} loss {moment.loss:.3f}")
+
+        def validating(done: int, total: int) -> None:
+            bars.update(task, description="validating", completed=done, total=total)
+
+        yield Listeners(preparing, training, validating)

@@ -1,0 +1,257 @@
+"""The line over many cases: one process, one loaded model, faults kept apart, resumable.
+
+A case's folder appears only when it is whole, and it carries the fingerprint of what it
+was made from; a second start skips what is there and still true, and makes the rest.
+"""
+
+import csv
+import hashlib
+import json
+import logging
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import brainmets
+from brainmets.cohort import Case, Cohort
+from brainmets.errors import BrainmetsError, CohortError, ReadError
+from brainmets.io import nifti
+from brainmets.io.storage import require_writable, sweep, whole_file, whole_folder, write_json
+from brainmets.pipeline import Model, analyse, measure_mask
+from brainmets.report.case import write_case
+from brainmets.report.content import Report
+from brainmets.report.tables import total_volume_mm3
+
+DONE, KEPT, FAILED = "done", "already done", "failed"
+SUMMARY = "summary.csv"
+FILES = ("mask.nii.gz", "lesions.csv", "report.json", "report.html", "run.json")
+"""What every finished case's folder holds."""
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one case ended.
+
+    Attributes:
+        case_id: which.
+        status: ``done``, ``already done`` or ``failed``.
+        message: why it failed.
+        lesions: how many were found.
+        volume_mm3: of all lesions together.
+        seconds: wall time of this case.
+        exit_code: 0, or what the error asks for.
+    """
+
+    case_id: str
+    status: str
+    message: str = ""
+    lesions: int | None = None
+    volume_mm3: float | None = None
+    seconds: float = 0.0
+    exit_code: int = 0
+
+
+@dataclass
+class Clock:
+    """Seconds by stage; a stage lasts until the next one starts."""
+
+    stages: dict[str, float] = field(default_factory=dict)
+    _current: str = ""
+    _since: float = 0.0
+
+    def __call__(self, stage: str, _done: int, _total: int) -> None:
+        """Note that ``stage`` is running; a :data:`brainmets.pipeline.Progress`."""
+        if stage != self._current:
+            self.stop()
+            self._current, self._since = stage, time.monotonic()
+
+    def stop(self) -> None:
+        """End the running stage."""
+        if self._current:
+            spent = time.monotonic() - self._since
+            self.stages[self._current] = self.stages.get(self._current, 0.0) + spent
+        self._current = ""
+
+
+Watch = Callable[[Case, str, int, int], None]
+"""Called with the case, the stage, steps done and steps in all."""
+
+
+def predict_cases(
+    cases: Iterable[Case],
+    out: Path,
+    model: Model,
+    *,
+    save_probability: bool = False,
+    watch: Watch | None = None,
+) -> tuple[Outcome, ...]:
+    """Analyse every case into ``out/ID``, and write ``out/summary.csv``.
+
+    A case that fails leaves nothing behind and does not stop the others.
+
+    Raises:
+        CohortError: two cases of one name.
+        WriteError: ``out`` cannot be written to.
+    """
+
+    def make(case: Case, clock: Clock) -> Report:
+        def told(stage: str, done: int, total: int) -> None:
+            clock(stage, done, total)
+            if watch:
+                watch(case, stage, done, total)
+
+        return analyse(
+            case.image, model=model, brain_mask=case.brain_mask, case_id=case.case_id, progress=told
+        )
+
+    made_with = (model.bundle.sha256, model.engine.name, str(save_probability))
+    return _run(cases, out, made_with, make, save_probability=save_probability)
+
+
+def measure_cases(cases: Iterable[Case], out: Path) -> tuple[Outcome, ...]:
+    """Report on every case's own mask into ``out/ID``, and write ``out/summary.csv``."""
+
+    def make(case: Case, clock: Clock) -> Report:
+        clock("read", 0, 1)
+        scan = nifti.read(case.image, sequence="T1c")
+        mask = nifti.read_labels(case.mask or Path())
+        clock("lesions", 0, 1)
+        return measure_mask(scan, mask, case_id=case.case_id)
+
+    return _run(cases, out, ("measured",), make, save_probability=False)
+
+
+def _run(
+    cases: Iterable[Case],
+    out: Path,
+    made_with: Sequence[str],
+    make: Callable[[Case, Clock], Report],
+    *,
+    save_probability: bool,
+) -> tuple[Outcome, ...]:
+    cohort = Cohort(tuple(cases))
+    require_writable(out)
+    sweep(out)
+    outcomes = []
+    for case in cohort:
+        started = time.monotonic()
+        outcome = _one(case, out, made_with, make, save_probability=save_probability)
+        seconds = time.monotonic() - started
+        outcomes.append(Outcome(**{**outcome.__dict__, "seconds": seconds}))
+    _write_summary(outcomes, out / SUMMARY)
+    return tuple(outcomes)
+
+
+def _one(
+    case: Case,
+    out: Path,
+    made_with: Sequence[str],
+    make: Callable[[Case, Clock], Report],
+    *,
+    save_probability: bool,
+) -> Outcome:
+    clock = Clock()
+    try:
+        _require_folder_name(case.case_id)
+        clock("fingerprint", 0, 1)
+        fingerprint = _fingerprint(case, made_with)
+        if (kept := _kept(case, out, fingerprint)) is not None:
+            return kept
+        report = make(case, clock)
+        with whole_folder(out / case.case_id) as folder:
+            clock("write", 0, 1)
+            write_case(report, folder, save_probability=save_probability)
+            clock.stop()
+            write_json(folder / "run.json", _run_record(fingerprint, clock))
+    except BrainmetsError as error:
+        return Outcome(case.case_id, FAILED, str(error), exit_code=error.exit_code)
+    except (OSError, MemoryError) as error:
+        reason = f"{type(error).__name__}: the machine refused; free memory or disk and start again"
+        return Outcome(case.case_id, FAILED, reason, exit_code=1)
+    except Exception as error:  # a fault in one case must not stop the others
+        LOG.debug("case %s", case.case_id, exc_info=True)
+        reason = (
+            f"unforeseen {type(error).__name__}. This is a fault of brainmets; run this case "
+            "again with --debug and report what it shows"
+        )
+        return Outcome(case.case_id, FAILED, reason, exit_code=1)
+    return Outcome(case.case_id, DONE, "", len(report.lesions), total_volume_mm3(report))
+
+
+def _require_folder_name(case_id: str) -> None:
+    """A case's name becomes a folder in the output: it must stay in there, and hide nothing."""
+    if (
+        case_id != Path(case_id).name
+        or not case_id
+        or case_id.startswith(".")
+        or case_id.casefold() == SUMMARY
+    ):
+        raise CohortError(f"{case_id!r} cannot be the name of a case's folder; rename the input")
+
+
+def _fingerprint(case: Case, made_with: Sequence[str]) -> str:
+    """Hash of everything the outputs are a function of."""
+    parts = (brainmets.__version__, case.case_id, *made_with)
+    digest = hashlib.sha256("\n".join(parts).encode())
+    for path in (case.image, case.mask, case.brain_mask):
+        digest.update(b"\0")
+        if path is None:
+            continue
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise ReadError(f"{path.name}: {reason}; give a file that can be read") from error
+    return digest.hexdigest()
+
+
+def _kept(case: Case, out: Path, fingerprint: str) -> Outcome | None:
+    """What an earlier run left, if it was made from the same things."""
+    folder = out / case.case_id
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        summary = json.loads((folder / "report.json").read_text(encoding="utf-8"))["summary"]
+        if record["fingerprint"] != fingerprint or not all((folder / f).is_file() for f in FILES):
+            return None
+        return Outcome(
+            case.case_id, KEPT, "", int(summary["lesion_count"]), float(summary["total_volume_mm3"])
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _run_record(fingerprint: str, clock: Clock) -> dict[str, Any]:
+    """What varies between runs; the only file that holds it."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "fingerprint": fingerprint,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds_by_stage": {k: round(v, 3) for k, v in clock.stages.items()},
+        "peak_memory_mb": round(peak / (1024 if sys.platform != "darwin" else 1024**2)),
+        "processors": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
+
+
+def _write_summary(outcomes: Sequence[Outcome], path: Path) -> None:
+    with (
+        whole_file(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["case", "status", "lesions", "total_volume_mm3", "message"])
+        for outcome in outcomes:
+            volume = "" if outcome.volume_mm3 is None else f"{outcome.volume_mm3:.1f}"
+            status = DONE if outcome.status == KEPT else outcome.status
+            lesions = "" if outcome.lesions is None else outcome.lesions
+            writer.writerow([outcome.case_id, status, lesions, volume, outcome.message])

@@ -1,0 +1,149 @@
+"""The straight line, for one case: read, prepare, predict, restore, find, measure, report."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import brainmets
+from brainmets.cohort import Scan, stem
+from brainmets.config import to_mapping
+from brainmets.inference.predict import predict
+from brainmets.io import nifti
+from brainmets.lesions import components, find, measure
+from brainmets.network import bundle as bundles
+from brainmets.network.bundle import Bundle
+from brainmets.network.engines import Engine
+from brainmets.preprocess.brain import Brain, extract_brain, given_mask
+from brainmets.preprocess.prepare import prepare, restore
+from brainmets.report.content import Check, Report, check_scan
+from brainmets.volume import Volume, require_same_grid
+
+DEFAULT_MODEL = "starter"
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, steps done and steps in all."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A bundle and the engine that runs it; load once, use for many cases."""
+
+    bundle: Bundle
+    engine: Engine
+
+
+def load_model(name: str | Path = DEFAULT_MODEL, device: str = "auto") -> Model:
+    """Load a shipped model by name, or a ``.brainmets`` file.
+
+    Raises:
+        BundleError: no such model, or a damaged file.
+        ConfigError: the device is not there.
+    """
+    from brainmets.network.torch_engine import torch_engine
+
+    bundle = bundles.read(bundles.find(name))
+    return Model(bundle, torch_engine(bundle, device))
+
+
+def analyse(
+    scan: str | Path | Scan,
+    *,
+    model: str | Path | Model = DEFAULT_MODEL,
+    device: str = "auto",
+    brain_mask: str | Path | None = None,
+    case_id: str | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Find, outline and measure every metastasis in one contrast-enhanced T1 scan.
+
+    Args:
+        scan: a NIfTI file, or a scan already read.
+        model: a shipped model's name, a ``.brainmets`` file, or a loaded model.
+        device: ``auto``, ``cpu`` or ``cuda``; for a model that is not loaded yet.
+        brain_mask: mask of brain and CSF on the scan's grid, instead of extraction.
+        case_id: name in the report; the file's name by default.
+        progress: see :data:`Progress`.
+
+    Returns:
+        The report; :func:`brainmets.report.case.write_case` puts it on disk.
+
+    Raises:
+        InputError: the scan, the mask or the model cannot be used; its kind says why.
+    """
+    told = progress or _silent
+    model = model if isinstance(model, Model) else load_model(model, device)
+    told("read", 0, 1)
+    name = case_id or (stem(Path(scan)) if isinstance(scan, str | Path) else "scan")
+    scan = scan if isinstance(scan, Scan) else nifti.read(scan, sequence="T1c")
+    told("brain", 0, 1)
+    brain = find_brain(scan.volume, brain_mask)
+    told("prepare", 0, 1)
+    grow = brain.extractor != "already stripped"
+    prepared = prepare(scan.volume, brain.mask, model.bundle.recipe, grow=grow)
+    told("predict", 0, 1)
+    tiles = predict(
+        prepared,
+        model.engine,
+        model.bundle.tiling,
+        progress=lambda done, total: told("predict", done, total),
+    )
+    told("restore", 0, 1)
+    probability = restore(tiles, prepared)
+    told("lesions", 0, 1)
+    mask = find(probability, model.bundle.rule)
+    lesions = measure(mask, probability=probability, brain=brain.mask)
+    checks = (*check_scan(scan), *brain_checks(brain))
+    provenance = _provenance(brain, model)
+    return Report(name, scan, mask, lesions, checks, probability, brain.mask, provenance)
+
+
+def measure_mask(scan: Scan, mask: Volume, *, case_id: str = "scan") -> Report:
+    """The same report from anybody's mask; no model is used.
+
+    A mask of one label is split into its 26-connected components; with several labels, so
+    is everything above 0, since labels of tissue (core, oedema) are no lesion numbers.
+
+    Raises:
+        GridMismatchError: mask and scan do not lie on the same voxels.
+    """
+    require_same_grid(scan.volume.grid, mask.grid, "mask and scan")
+    labels = components(mask)
+    lesions = measure(labels)
+    return Report(case_id, scan, labels, lesions, check_scan(scan), None, None, _provenance())
+
+
+def find_brain(volume: Volume, brain_mask: str | Path | None = None) -> Brain:
+    """Brain and CSF: from the mask that is given, or by extraction."""
+    if brain_mask is None:
+        return extract_brain(volume)
+    return given_mask(volume, nifti.read_labels(brain_mask))
+
+
+def brain_checks(brain: Brain) -> tuple[Check, ...]:
+    """The extractor's remarks as lines of the report's quality section."""
+    used = Check("brain mask", None, f"by: {brain.extractor} {brain.version}".strip())
+    return (used, *(Check("brain mask", False, note) for note in brain.notes))
+
+
+def _provenance(brain: Brain | None = None, model: Model | None = None) -> Mapping[str, Any]:
+    values: dict[str, Any] = {
+        "brainmets_version": brainmets.__version__, "model": None, "extractor": None,
+        "recipe": None, "decision_rule": None, "engine": None, "options": {},
+    }  # fmt: skip
+    if brain:
+        values["extractor"] = {
+            "name": brain.extractor, "version": brain.version, "sha256": brain.sha256,
+            "notes": list(brain.notes),
+        }  # fmt: skip
+    if model:
+        bundle = model.bundle
+        values["model"] = {"name": bundle.name, "sha256": bundle.sha256, "card": dict(bundle.card)}
+        values["recipe"] = to_mapping(bundle.recipe)
+        values["decision_rule"] = to_mapping(bundle.rule)
+        values["options"] = {"tiling": to_mapping(bundle.tiling)}
+        values["engine"] = model.engine.name
+    return values
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """Report progress to nobody."""

@@ -1,0 +1,207 @@
+"""The training loop, in the open.
+
+A run is a function of cohort, configuration and seed. It writes a checkpoint every so
+often; started again with the same output it goes on where the last checkpoint stood,
+and ends with the same weights.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from brainmets.config import Architecture, Training, to_mapping
+from brainmets.errors import ConfigError, RunError
+from brainmets.io.storage import whole_file
+from brainmets.network.unet import UNet
+from brainmets.training.loss import dice_and_cross_entropy
+from brainmets.training.patches import draw_batch
+from brainmets.training.store import PreparedCase
+
+SETTLING_BATCHES = 40
+"""Batches from which normalisation statistics are estimated anew for the averaged weights."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How far a run has come: step, all steps, mean loss since the last report, seconds."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+
+
+@dataclass
+class State:
+    """What a checkpoint holds."""
+
+    network: UNet
+    average: UNet
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+def train(
+    cases: Sequence[PreparedCase],
+    architecture: Architecture,
+    training: Training,
+    checkpoint: Path,
+    *,
+    report: Callable[[Moment], None] | None = None,
+    device: str = "cpu",
+) -> UNet:
+    """Train on prepared cases and return the network, in evaluation mode.
+
+    Args:
+        cases: from :func:`brainmets.training.store.prepare_cohort`.
+        architecture: shape of the network.
+        training: steps, patches, rates, seed.
+        checkpoint: file to resume from if it exists, and to save to.
+        report: called every 20 steps.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        RunError: the loss is no longer finite; the last checkpoint is kept.
+        ConfigError: the checkpoint belongs to a run of other settings.
+    """
+    state = _start(architecture, training, device)
+    settings = {
+        "architecture": to_mapping(architecture),
+        "training": to_mapping(training),
+        "cases": [case.case_id for case in cases],
+    }
+    if checkpoint.is_file():
+        _resume(state, checkpoint, settings)
+    started, first = time.monotonic(), state.step
+    while state.step < training.steps:
+        loss = _advance(state, cases, training, device)
+        state.losses.append(loss)
+        if state.step % training.checkpoint_every == 0 or state.step == training.steps:
+            _save(state, checkpoint, settings)
+        if report and (state.step % 20 == 0 or state.step == first + 1):
+            recent = state.losses[-20:]
+            mean = sum(recent) / len(recent)
+            report(Moment(state.step, training.steps, mean, time.monotonic() - started))
+    return _settle(state.average, cases, training, device)
+
+
+def _start(architecture: Architecture, training: Training, device: str) -> State:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        network = UNet(architecture)
+    average = UNet(architecture)
+    average.load_state_dict(network.state_dict())
+    for model in (network, average):
+        model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    optimiser = torch.optim.AdamW(
+        network.parameters(), training.learning_rate, weight_decay=training.weight_decay
+    )
+    return State(network.train(), average, optimiser)
+
+
+def _advance(state: State, cases: Sequence[PreparedCase], training: Training, device: str) -> float:
+    """One optimiser step."""
+    for group in state.optimiser.param_groups:
+        group["lr"] = learning_rate(training, state.step)
+    batch = draw_batch(cases, training, state.step)
+    image = batch.image.to(device, memory_format=torch.channels_last_3d)
+    with autocast(training, device):
+        logits = state.network(image)
+    loss = dice_and_cross_entropy(logits.float(), batch.target.to(device), batch.weight.to(device))
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise RunError(
+            f"the loss is {value} at step {state.step}; the last checkpoint is kept. "
+            "Lower the learning rate, or train in f32"
+        )
+    state.optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(state.network.parameters(), 12.0)
+    state.optimiser.step()
+    state.step += 1
+    _follow(state.average, state.network, min(training.average, state.step / (state.step + 10)))
+    return value
+
+
+def learning_rate(training: Training, step: int) -> float:
+    """Linear warm-up, then half a cosine down to a hundredth of the peak."""
+    if step < training.warmup_steps:
+        return training.learning_rate * (step + 1) / training.warmup_steps
+    share = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
+    return training.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+@contextmanager
+def autocast(training: Training, device: str) -> Iterator[None]:
+    """Arithmetic in bfloat16 where the configuration asks for it."""
+    with torch.autocast(device, torch.bfloat16, enabled=training.precision == "bf16"):
+        yield
+
+
+@torch.no_grad()
+def _follow(average: UNet, network: UNet, decay: float) -> None:
+    """Move the averaged weights towards the current ones, in place."""
+    for mean, value in zip(average.parameters(), network.parameters(), strict=True):
+        mean.lerp_(value, 1 - decay)
+
+
+@torch.no_grad()
+def _settle(network: UNet, cases: Sequence[PreparedCase], training: Training, device: str) -> UNet:
+    """Estimate normalisation statistics for the averaged weights, and stop training.
+
+    After Izmailov et al. 2018 (arXiv:1803.05407), section 3.2: averaged weights need
+    statistics of their own. Batches come after the last step's.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative mean
+    network.train()
+    for number in range(SETTLING_BATCHES):
+        batch = draw_batch(cases, training, training.steps + number)
+        with autocast(training, device):
+            network(batch.image.to(device, memory_format=torch.channels_last_3d))
+    for norm in norms:
+        norm.momentum = 0.1
+    return network.eval()
+
+
+def _save(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None:
+    with whole_file(checkpoint) as temporary:
+        torch.save(
+            {
+                "settings": dict(settings),
+                "step": state.step,
+                "losses": state.losses,
+                "network": state.network.state_dict(),
+                "average": state.average.state_dict(),
+                "optimiser": state.optimiser.state_dict(),
+            },
+            temporary,
+        )
+
+
+def _resume(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None:
+    saved: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+    if saved["settings"] != settings:
+        raise ConfigError(
+            f"{checkpoint.name}: holds a run of other settings or cases; "
+            "choose another output, or delete it to start over"
+        )
+    state.network.load_state_dict(saved["network"])
+    state.average.load_state_dict(saved["average"])
+    state.optimiser.load_state_dict(saved["optimiser"])
+    state.step, state.losses = saved["step"], saved["losses"]
+
+
+def weights_of(network: UNet) -> dict[str, Tensor]:
+    """The network's tensors on the CPU, contiguous, by name."""
+    return {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}

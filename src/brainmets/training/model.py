@@ -1,0 +1,285 @@
+"""From a cohort with masks to a model bundle: prepare, train, tune, test, write."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from brainmets.cohort import Case, Cohort, read_cohort
+from brainmets.config import (
+    Architecture,
+    DecisionRule,
+    Recipe,
+    Tiling,
+    Training,
+    from_mapping,
+    to_mapping,
+)
+from brainmets.errors import CohortError
+from brainmets.evaluation.case import CaseScores
+from brainmets.evaluation.summary import summarise
+from brainmets.io.storage import require_writable
+from brainmets.network.bundle import Bundle, read, write
+from brainmets.network.torch_engine import torch_engine
+from brainmets.pipeline import Model
+from brainmets.training.loop import Moment, train, weights_of
+from brainmets.training.store import PreparedCase, prepare_cohort
+from brainmets.training.tune import score_cohort, tune_rule
+
+VALIDATION_EVERY = 6
+"""Without a stated split, every sixth case is kept from training to choose the rule."""
+EXAMPLE_SIDE = 64
+LIMITS = (
+    "Research software, not a medical device. Small lesions are missed; vessels, dura, "
+    "choroid plexus and haemorrhage can be taken for lesions. Check every outline."
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train and on what.
+
+    Attributes:
+        name: of the model.
+        training: cases to learn from.
+        validation: cases on which the decision rule is chosen.
+        test: cases for the card's figures; may be empty.
+        architecture: shape of the network.
+        settings: of the loop.
+        recipe: how scans are prepared.
+        tiling: how volumes are cut in use.
+        card: statements for the model card (``trained_on``, ``licence``, …).
+    """
+
+    name: str
+    training: Cohort
+    validation: Cohort
+    test: Cohort
+    architecture: Architecture
+    settings: Training
+    recipe: Recipe
+    tiling: Tiling
+    card: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Whom to tell how far things have come; each may be None."""
+
+    preparing: Callable[[int, int], None] | None = None
+    training: Callable[[Moment], None] | None = None
+    validating: Callable[[int, int], None] | None = None
+
+
+PRESETS = {
+    "light": Architecture(width=16, full_resolution_channels=8),
+    "paper": Architecture(width=64),
+}
+
+
+def plan_training(
+    cohort: Path,
+    name: str,
+    *,
+    validation: Path | None = None,
+    test: Path | None = None,
+    preset: str = "light",
+    options: Mapping[str, Any] | None = None,
+    trained_on: str = "",
+) -> Plan:
+    """A plan from cohorts on disk.
+
+    Args:
+        cohort: table or folder; split by :func:`split` unless ``validation`` is given.
+        name: of the model.
+        validation: cohort to choose the decision rule on.
+        test: cohort for the card's figures.
+        preset: ``light`` or ``paper``.
+        options: values of :class:`Training` that differ from the default.
+        trained_on: for the card.
+
+    Raises:
+        CohortError: a cohort that cannot be read, or is empty.
+        ConfigError: an unknown option.
+    """
+    whole = read_cohort(cohort)
+    learn, check = (
+        (whole.with_masks(), read_cohort(validation).with_masks()) if validation else split(whole)
+    )
+    return Plan(
+        name=name,
+        training=learn,
+        validation=check,
+        test=read_cohort(test).with_masks() if test else Cohort(()),
+        architecture=PRESETS[preset],
+        settings=from_mapping(Training, options or {}),
+        recipe=Recipe(),
+        tiling=Tiling(),
+        card={"trained_on": trained_on or f"{len(learn)} cases of the user's own"},
+    )
+
+
+def split(cohort: Cohort) -> tuple[Cohort, Cohort]:
+    """Training and validation cases.
+
+    The column ``split`` decides where it is filled in (``train``, ``validation``; other
+    cases are left out); else every sixth patient is kept for validation, so that no
+    patient's visits fall on both sides.
+
+    Raises:
+        CohortError: one of the two would be empty.
+    """
+    cohort = cohort.with_masks()
+    stated = any(case.row.get("split") for case in cohort)
+    part = _stated_split if stated else _every_sixth(cohort)
+    halves = tuple(
+        Cohort(tuple(case for case in cohort if part(case) == name))
+        for name in ("train", "validation")
+    )
+    if not all(map(len, halves)):
+        raise CohortError(
+            f"{len(halves[0])} cases to train and {len(halves[1])} to validate; both need at least "
+            "one. Add cases with masks, or fill in the column 'split' (train, validation)"
+        )
+    return halves[0], halves[1]
+
+
+def _stated_split(case: Case) -> str:
+    return case.row.get("split", "")
+
+
+def _every_sixth(cohort: Cohort) -> Callable[[Case], str]:
+    patients = list(dict.fromkeys(map(_patient, cohort)))
+    kept = set(patients[VALIDATION_EVERY - 1 :: VALIDATION_EVERY] or patients[1:][-1:])
+    return lambda case: "validation" if _patient(case) in kept else "train"
+
+
+def _patient(case: Case) -> str:
+    return case.row.get("patient") or case.case_id
+
+
+def train_model(
+    plan: Plan,
+    out: Path,
+    work: Path,
+    *,
+    workers: int = 1,
+    device: str = "cpu",
+    listeners: Listeners | None = None,
+) -> Bundle:
+    """Train, choose the decision rule, measure, and write the bundle.
+
+    Started again with the same plan and ``work`` folder after being killed, it goes on
+    from the last prepared case and the last checkpoint.
+
+    Args:
+        plan: what to train.
+        out: the ``.brainmets`` file.
+        work: folder for prepared cases and the checkpoint.
+        workers: processes that prepare cases.
+        device: ``cpu`` or ``cuda``.
+        listeners: progress.
+
+    Raises:
+        CohortError, InputError: a case that cannot be used, by name.
+        RunError: the loss is no longer finite.
+        WriteError: ``out`` or ``work`` cannot be written to.
+    """
+    tell = listeners or Listeners()
+    require_writable(out.parent)
+    prepared = prepare_cohort(
+        plan.training, plan.recipe, work / "store", workers=workers, progress=tell.preparing
+    )
+    network = train(
+        prepared, plan.architecture, plan.settings, work / "checkpoint.pt",
+        report=tell.training, device=device,
+    )  # fmt: skip
+    weights = {name: tensor.numpy() for name, tensor in weights_of(network).items()}
+    bundle = Bundle(
+        plan.name, plan.architecture, plan.recipe, plan.tiling, DecisionRule(),
+        _as_stored(weights), {}, plan.card,
+    )  # fmt: skip
+    model = Model(bundle, torch_engine(bundle, device))
+    rule = tune_rule(plan.validation, model, tell.validating)
+    tuned = Model(replace(bundle, rule=rule), model.engine)
+    card = {**plan.card, "limits": LIMITS, **_figures(plan, tuned, tell)}
+    write(replace(tuned.bundle, card=card, example=_example(prepared, model)), out)
+    return read(out)
+
+
+def _as_stored(
+    weights: Mapping[str, npt.NDArray[np.generic]],
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Rounded to float16 as the bundle stores them, so that figures are those of the bundle."""
+    return {k: np.asarray(v, np.float16) for k, v in weights.items()}
+
+
+def _figures(plan: Plan, model: Model, tell: Listeners) -> dict[str, Any]:
+    """What the card says of the model's quality."""
+    validation = score_cohort(plan.validation, model, tell.validating)
+    figures: dict[str, Any] = {
+        "training": to_mapping(plan.settings),
+        "cases": {"train": len(plan.training), "validation": len(plan.validation),
+                  "test": len(plan.test)},
+        "results": {"validation (rule chosen on it)": _results(validation)},
+    }  # fmt: skip
+    shown = validation
+    if len(plan.test):
+        shown = score_cohort(plan.test, model, tell.validating)
+        figures["results"]["test"] = _results(shown)
+    figures["sensitivity_by_size"] = _by_size(summarise(shown))
+    return figures
+
+
+def _results(cases: Sequence[CaseScores]) -> dict[str, Any]:
+    summary = summarise(cases)
+    pooled, dice = summary["pooled"], summary["per_case"]["dice"]
+    return {
+        "cases": len(cases),
+        "lesions": pooled["reference_lesions"],
+        "lesion_sensitivity": _rounded(pooled["lesion_sensitivity"]["value"]),
+        "false_positives_per_scan": _rounded(pooled["false_positives_per_scan"]["value"]),
+        "lesion_f1": _rounded(pooled["lesion_f1"]["value"]),
+        "median_dice": _rounded(dice["median"]),
+    }
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 3)
+
+
+def _by_size(summary: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: f"{row['found']} of {row['reference_lesions']}"
+        for name, row in summary["by_size"].items()
+    }
+
+
+def _example(cases: Sequence[PreparedCase], model: Model) -> dict[str, npt.NDArray[np.float32]]:
+    """A small input around a lesion with the output, spanning < 0.1 to > 0.9 if any does."""
+    best: tuple[float, dict[str, npt.NDArray[np.float32]]] | None = None
+    for case in cases[:40]:
+        for centre in case.lesions[:3]:
+            image = _around(case, centre)
+            output = model.engine(image)
+            worth = float(output.max() - output.min())
+            if best is None or worth > best[0]:
+                best = (worth, {"input": image, "output": output})
+            if output.max() > 0.97 and output.min() < 0.05:
+                return best[1]
+    empty = np.zeros((EXAMPLE_SIDE,) * 3, np.float32)
+    return best[1] if best else {"input": empty, "output": model.engine(empty)}
+
+
+def _around(case: PreparedCase, centre: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+    image = np.zeros((EXAMPLE_SIDE,) * 3, np.float32)
+    start = [
+        max(0, min(c - EXAMPLE_SIDE // 2, n - EXAMPLE_SIDE))
+        for c, n in zip(centre, case.image.shape, strict=True)
+    ]
+    patch = case.image[tuple(slice(s, s + EXAMPLE_SIDE) for s in start)]
+    image[tuple(slice(n) for n in patch.shape)] = patch
+    return image

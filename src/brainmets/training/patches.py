@@ -1,0 +1,131 @@
+"""Random patches: which case, where, how deep the brain mask cuts, how the image varies.
+
+Everything is a function of (seed, step), so a resumed run sees what an uninterrupted one
+would have seen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+from brainmets.config import Training
+from brainmets.training.store import DEPTH_STEP_MM, PreparedCase
+from brainmets.volume import Array
+
+SHALLOWEST_MM, DEEPEST_MM = -1.0, 4.0
+"""The mask's surface lies this far outside the brain's, by chance: a margin of 2 mm, ± 2
+and a little more, so that any extractor that meets the contract may serve."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patches of shape (N, 1, P, P, P): float32 images, float32 targets, float32 weights."""
+
+    image: Tensor
+    target: Tensor
+    weight: Tensor
+
+
+def draw_batch(cases: Sequence[PreparedCase], training: Training, step: int) -> Batch:
+    """The batch of one step."""
+    rng = np.random.default_rng([training.seed, step])
+    chosen = rng.choice(len(cases), training.batch, replace=len(cases) < training.batch)
+    patches = [_draw_patch(cases[int(i)], training, rng) for i in chosen]
+    return Batch(*(torch.stack(tensors)[:, None] for tensors in zip(*patches, strict=True)))
+
+
+def _draw_patch(
+    case: PreparedCase, training: Training, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    corner = _corner(case, training, rng)
+    image, labels, depth = (
+        _cut(a, corner, training.patch_vox, fill)
+        for a, fill in ((case.image, 0), (case.labels, 0), (case.depth, 127))
+    )
+    visible = depth * DEPTH_STEP_MM <= _mask_depth(depth.shape, rng)
+    flips = tuple(int(a) for a in np.flatnonzero(rng.random(3) < 0.5))
+    seen = torch.from_numpy(np.ascontiguousarray(visible))
+    grey = vary(torch.from_numpy(image.astype(np.float32)), rng) * seen
+    lesions = torch.from_numpy(labels.astype(np.int64)) * seen
+    weight = lesion_weights(lesions)
+    target = (lesions > 0).float()
+    return tuple(t.flip(flips) if flips else t for t in (grey, target, weight))  # type: ignore[return-value]
+
+
+def _corner(
+    case: PreparedCase, training: Training, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Near a lesion drawn with equal chances, or anywhere in the box."""
+    side = training.patch_vox
+    if case.lesions and rng.random() < training.lesion_share:
+        centre = np.asarray(case.lesions[int(rng.integers(len(case.lesions)))])
+        centre = centre + rng.integers(-side // 3, side // 3 + 1, 3)
+    else:
+        centre = rng.integers(0, case.image.shape)
+    slack = np.asarray(case.image.shape) - side
+    low, high = np.minimum(0, slack), np.maximum(0, slack)
+    return np.asarray(np.clip(centre - side // 2, low, high))
+
+
+def _cut(array: Array, corner: npt.NDArray[np.int64], side: int, fill: int) -> Array:
+    """A cube from a memory-mapped array, padded with ``fill`` where it sticks out."""
+    patch = np.full((side, side, side), fill, array.dtype)
+    start = np.maximum(corner, 0)
+    stop = np.minimum(corner + side, array.shape)
+    source = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    place = tuple(slice(a, b) for a, b in zip(start - corner, stop - corner, strict=True))
+    patch[place] = array[source]
+    return patch
+
+
+def _mask_depth(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """How far outside the brain the mask ends, varying smoothly (mm)."""
+    nodes = torch.from_numpy(rng.standard_normal((1, 1, 5, 5, 5), dtype=np.float32))
+    wave = functional.interpolate(nodes, shape, mode="trilinear", align_corners=True)[0, 0]
+    level = rng.uniform(SHALLOWEST_MM, DEEPEST_MM)
+    return np.asarray(level + rng.uniform(0, 1.2) * wave.numpy(), np.float32)
+
+
+def vary(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Change contrast, sharpness and noise of one patch of Z-scores by chance."""
+    image = image * rng.uniform(0.8, 1.25) + rng.uniform(-0.2, 0.2)
+    if rng.random() < 0.4:
+        image = _bend(image, float(np.exp(rng.uniform(-0.35, 0.35))))
+    if rng.random() < 0.3:
+        image = _soften(image, rng)
+    if rng.random() < 0.4:
+        noise = torch.from_numpy(rng.standard_normal(tuple(image.shape), dtype=np.float32))
+        image = image + float(rng.uniform(0, 0.25)) * noise
+    return image
+
+
+def _bend(image: Tensor, gamma: float) -> Tensor:
+    """Gamma on the range −4 … 8, which holds nearly all Z-scores; order is kept."""
+    share = ((image + 4) / 12).clamp(0, 1)
+    return image + 12 * (share**gamma - share)
+
+
+def _soften(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Blur along one axis, as thick slices do, or a little along all."""
+    values = image.numpy()
+    if rng.random() < 0.5:
+        axis = int(rng.integers(3))
+        return torch.from_numpy(ndimage.gaussian_filter1d(values, rng.uniform(0.8, 2.5), axis))
+    return torch.from_numpy(ndimage.gaussian_filter(values, rng.uniform(0.3, 0.8)))
+
+
+def lesion_weights(labels: Tensor) -> Tensor:
+    """Weights that keep small lesions from drowning in large ones.
+
+    Each lesion's voxels weigh √(1000 / voxels), limited to 1 … 8; background weighs 1.
+    """
+    counts = torch.bincount(labels.flatten(), minlength=256).float()
+    weight = (1000 / counts.clamp(min=1)).sqrt().clamp(1, 8)
+    weight[0] = 1
+    return weight[labels]

@@ -1,0 +1,141 @@
+"""The prepared store: each case once on disk, ready for random patch reads."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from brainmets.cohort import Case, Cohort
+from brainmets.concurrency import in_order
+from brainmets.config import Recipe, to_mapping
+from brainmets.errors import CohortError
+from brainmets.io import nifti
+from brainmets.io.storage import require_writable, sweep, whole_folder, write_json
+from brainmets.preprocess.brain import extract_brain, given_mask
+from brainmets.preprocess.prepare import prepare
+from brainmets.preprocess.resample import resample
+from brainmets.volume import Array, require_same_grid, to_nearest_ras
+
+LAYOUT = 1
+"""Raised when what is stored changes, so that old entries are not read."""
+SURROUNDING_MM = 4.0
+"""Tissue kept around the brain, from which training cuts masks of varying depth."""
+DEPTH_STEP_MM = 0.25
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A case in the store; arrays are memory-mapped and share one shape (X, Y, Z).
+
+    Attributes:
+        case_id: as in the cohort.
+        image: float16 Z-scores, tissue around the brain included.
+        labels: uint8 lesions 1…n (0: none).
+        depth: int8 signed distance to the brain's surface in steps of 0.25 mm, positive outside.
+        lesions: for each lesion its voxels' bounding-box centre.
+    """
+
+    case_id: str
+    image: npt.NDArray[np.float16]
+    labels: npt.NDArray[np.uint8]
+    depth: npt.NDArray[np.int8]
+    lesions: tuple[tuple[int, int, int], ...]
+
+
+def prepare_cohort(
+    cohort: Cohort,
+    recipe: Recipe,
+    store: Path,
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[PreparedCase, ...]:
+    """Prepare every case that is not in the store yet, and open all.
+
+    An entry's name is a hash of the case's files, the recipe and the layout: what
+    changed is prepared anew, what did not is kept.
+
+    Args:
+        cohort: cases with reference masks.
+        recipe: how scans are prepared.
+        store: folder of the store; made if absent.
+        workers: processes to use.
+        progress: called with (done, total).
+
+    Raises:
+        CohortError: a case without reference mask, or no case at all.
+        GridMismatchError: a mask of another grid than its scan's.
+    """
+    if not len(cohort):
+        raise CohortError("no case to train on; the cohort has no case with a mask")
+    require_writable(store)
+    sweep(store)
+    prepared = []
+    jobs = [(case, recipe, store) for case in cohort]
+    with in_order(workers) as run:
+        for done, folder in enumerate(run(_prepared_folder, jobs), start=1):
+            prepared.append(_open(cohort.cases[done - 1], folder))
+            if progress:
+                progress(done, len(cohort))
+    return tuple(prepared)
+
+
+def _prepared_folder(job: tuple[Case, Recipe, Path]) -> Path:
+    case, recipe, store = job
+    folder = store / _key(case, recipe)
+    if not folder.is_dir():
+        _prepare_case(case, recipe, folder)
+    return folder
+
+
+def _key(case: Case, recipe: Recipe) -> str:
+    digest = hashlib.sha256(f"{LAYOUT} {json.dumps(to_mapping(recipe), sort_keys=True)}".encode())
+    for path in (case.image, case.mask, case.brain_mask):
+        digest.update(path.read_bytes() if path else b"none")
+    return digest.hexdigest()[:24]
+
+
+def _prepare_case(case: Case, recipe: Recipe, folder: Path) -> None:
+    if case.mask is None:
+        raise CohortError(f"case {case.case_id!r} has no reference mask")
+    scan = nifti.read(case.image).volume
+    mask = nifti.read_labels(case.mask)
+    require_same_grid(scan.grid, mask.grid, f"case {case.case_id!r}: scan and mask")
+    if case.brain_mask:
+        brain = given_mask(scan, nifti.read_labels(case.brain_mask))
+    else:
+        brain = extract_brain(scan)
+    wide = prepare(scan, brain.mask, replace(recipe, brain_margin_mm=SURROUNDING_MM))
+    share = mask.with_data((mask.data > 0).astype(np.float32))
+    target = resample(to_nearest_ras(share), recipe.spacing_mm).data >= 0.5
+    inner = resample(to_nearest_ras(brain.mask), recipe.spacing_mm).data >= 0.5
+    box = wide.box
+    depth = _signed_distance(inner[box], recipe.spacing_mm)
+    labels, _ = ndimage.label(target[box], np.ones((3, 3, 3)))
+    with whole_folder(folder) as temporary:
+        np.save(temporary / "image.npy", wide.volume.data[box].astype(np.float16))
+        np.save(temporary / "labels.npy", np.minimum(labels, 255).astype(np.uint8))
+        np.save(temporary / "depth.npy", depth)
+        write_json(temporary / "lesions.json", _centres(labels))
+
+
+def _signed_distance(inner: Array, spacing_mm: float) -> npt.NDArray[np.int8]:
+    outside = ndimage.distance_transform_edt(~inner) - ndimage.distance_transform_edt(inner)
+    steps = np.rint(outside * spacing_mm / DEPTH_STEP_MM)
+    return np.clip(steps, -127, 127).astype(np.int8)
+
+
+def _centres(labels: Array) -> list[list[int]]:
+    boxes = ndimage.find_objects(np.minimum(labels, 255))
+    return [[(s.start + s.stop) // 2 for s in box] for box in boxes if box]
+
+
+def _open(case: Case, folder: Path) -> PreparedCase:
+    arrays = {n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("image", "labels", "depth")}
+    lesions = json.loads((folder / "lesions.json").read_text(encoding="utf-8"))
+    return PreparedCase(case.case_id, **arrays, lesions=tuple((x, y, z) for x, y, z in lesions))

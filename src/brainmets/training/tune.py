@@ -1,0 +1,122 @@
+"""Choosing the decision rule on validation cases, the way it will be used."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from scipy import ndimage
+
+from brainmets.cohort import Case, Cohort
+from brainmets.config import DecisionRule
+from brainmets.errors import CohortError
+from brainmets.evaluation.case import CaseScores, score
+from brainmets.inference.predict import predict
+from brainmets.io import nifti
+from brainmets.lesions import components, find
+from brainmets.pipeline import Model, find_brain
+from brainmets.preprocess.prepare import prepare, restore
+from brainmets.volume import Volume
+
+LOWS = (0.2, 0.3, 0.4, 0.5)
+HIGHS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+SMALLEST_MM3 = (5.0, 10.0, 20.0)
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A component of one case at one lower threshold.
+
+    Attributes:
+        highest: its largest probability.
+        volume_mm3: its volume.
+        hits: reference lesions it overlaps.
+    """
+
+    highest: float
+    volume_mm3: float
+    hits: frozenset[int]
+
+
+def probability_of(case: Case, model: Model) -> Volume:
+    """The model's probabilities on the scanner's grid, by the same steps as in use."""
+    scan = nifti.read(case.image).volume
+    brain = find_brain(scan, case.brain_mask)
+    grow = brain.extractor != "already stripped"
+    prepared = prepare(scan, brain.mask, model.bundle.recipe, grow=grow)
+    return restore(predict(prepared, model.engine, model.bundle.tiling), prepared)
+
+
+def reference_of(case: Case) -> Volume:
+    """The reference lesions of a case, one label each.
+
+    Raises:
+        CohortError: the case has none to compare with.
+    """
+    if case.mask is None:
+        raise CohortError(f"case {case.case_id!r} has no reference mask")
+    return components(nifti.read_labels(case.mask))
+
+
+def tune_rule(cohort: Cohort, model: Model, progress: Progress | None = None) -> DecisionRule:
+    """The rule with the best lesion F1, pooled over the cohort.
+
+    Lesions are found after ``restore``, on the scanner's grid, in tuning as in use. Among
+    equals the first of the grid wins: lower thresholds and smaller lesions first.
+    """
+    found: dict[float, list[list[Candidate]]] = {low: [] for low in LOWS}
+    truths = 0
+    for done, case in enumerate(cohort, start=1):
+        probability, reference = probability_of(case, model), reference_of(case)
+        truths += int(reference.data.max())
+        for low in LOWS:
+            found[low].append(_candidates(probability, reference, low))
+        if progress:
+            progress(done, len(cohort))
+    rules = [
+        DecisionRule(low, high, smallest)
+        for low, high, smallest in product(LOWS, HIGHS, SMALLEST_MM3)
+        if low <= high
+    ]
+    return max(rules, key=lambda rule: _f1(found[rule.low], rule, truths))
+
+
+def _candidates(probability: Volume, reference: Volume, low: float) -> list[Candidate]:
+    labels = find(probability, DecisionRule(low, low, 0)).data
+    index = np.arange(1, int(labels.max()) + 1)
+    highest = np.atleast_1d(ndimage.maximum(probability.data, labels, index))
+    voxels = np.bincount(labels.ravel(), minlength=len(index) + 1)[1:]
+    shared = (labels > 0) & (reference.data > 0)
+    pairs = np.unique(np.column_stack([labels[shared], reference.data[shared]]), axis=0)
+    hits: dict[int, set[int]] = {}
+    for label, truth in pairs.tolist():
+        hits.setdefault(label, set()).add(truth)
+    volume = probability.grid.voxel_volume_mm3
+    return [
+        Candidate(float(top), float(count) * volume, frozenset(hits.get(int(label), ())))
+        for label, top, count in zip(index, highest, voxels, strict=True)
+    ]
+
+
+def _f1(cases: Sequence[Sequence[Candidate]], rule: DecisionRule, truths: int) -> float:
+    """Pooled lesion F1; 0 where nothing is found."""
+    hit = false = 0
+    for case in cases:
+        kept = [c for c in case if c.highest >= rule.high and c.volume_mm3 >= rule.smallest_mm3]
+        hit += len(frozenset().union(*(c.hits for c in kept)))
+        false += sum(not c.hits for c in kept)
+    return 2 * hit / (truths + hit + false) if hit else 0.0
+
+
+def score_cohort(
+    cohort: Cohort, model: Model, progress: Progress | None = None
+) -> tuple[CaseScores, ...]:
+    """Scores of every case with the model's own rule, on the scanner's grid."""
+    results = []
+    for done, case in enumerate(cohort, start=1):
+        mask = find(probability_of(case, model), model.bundle.rule)
+        results.append(score(mask, reference_of(case), case_id=case.case_id))
+        if progress:
+            progress(done, len(cohort))
+    return tuple(results)
