@@ -1,0 +1,46 @@
+# Everything a fresh machine needs is Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+JOBS ?= 2
+
+.PHONY: help install check test demo bench bench-peers clean
+help:
+	@echo "make demo         set up, then find the metastases of a simulated patient"
+	@echo "make test         set up, then every check"
+	@echo "make install      .venv with every extra"
+	@echo "make check        the quick gates: format, lint, types, quick tests"
+	@echo "make bench        the benchmarks; make bench-peers: those of other packages"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: install
+	$(BIN)/brainmets demo -o demo-out
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n $(JOBS) --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+test: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n $(JOBS) -m "slow or not slow" --durations=15 \
+		--cov --cov-report=term:skip-covered --cov-fail-under=90
+
+bench: install
+	$(BIN)/python benchmarks/predict.py
+
+bench-peers:
+	@echo "no benchmark of another package yet"
+
+clean:
+	rm -rf $(VENV) demo-out dist build .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
