@@ -1,0 +1,82 @@
+"""Wall time and peak memory of ``brainmets predict``, NIfTI to report, as a whole process.
+
+Scans: one simulated whole head, and, where BRAINMETS_DATA names the folder of real scans,
+a scan without skull and a whole head. Each is run once to warm the file cache, then
+timed; the median is the figure.
+
+    python benchmarks/predict.py [--runs 3]
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+
+from record import write
+
+REAL = {
+    "met_00110 (real, skull off)": "scans/met_00110/BraTS-MET-00110-000-t1c.nii.gz",
+    "chris_t1 (real, whole head)": "heads/chris_t1.nii.gz",
+}
+
+
+def main() -> None:
+    """Run and record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=3)
+    runs = parser.parse_args().runs
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = [_row(label, scan, folder, runs) for label, scan in _scans(folder).items()]
+    path = write("predict", {"threads": os.cpu_count(), "runs": runs, "rows": rows})
+    print(path.read_text())
+
+
+def _scans(folder: Path) -> dict[str, Path]:
+    _brainmets("simulate", folder / "simulated", "--cases", "1", "--seed", "7")
+    scans = {"simulated whole head": folder / "simulated" / "sim-0000" / "t1c.nii.gz"}
+    data = os.environ.get("BRAINMETS_DATA")
+    if data:
+        scans |= {label: Path(data) / place for label, place in REAL.items()}
+    return scans
+
+
+def _row(label: str, scan: Path, folder: Path, runs: int) -> dict[str, Any]:
+    seconds, memory = [], []
+    for number in range(runs + 1):
+        wall, peak = _brainmets("predict", scan, "-o", folder / f"{label[:5]}-{number}")
+        if number:
+            seconds.append(wall)
+            memory.append(peak)
+    shape = "×".join(map(str, nib.load(scan).shape[:3]))
+    return {
+        "scan": label,
+        "shape": shape,
+        "seconds_median": round(statistics.median(seconds), 1),
+        "seconds_least": round(min(seconds), 1),
+        "seconds_most": round(max(seconds), 1),
+        "peak_memory_mb": round(max(memory)),
+    }
+
+
+def _brainmets(*words: object) -> tuple[float, float]:
+    """Wall seconds and peak resident MiB of one command."""
+    command = [str(Path(sys.executable).with_name("brainmets")), *map(str, words)]
+    started = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command[:2])} failed with {process.returncode}")
+    return time.monotonic() - started, usage.ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()

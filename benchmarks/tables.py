@@ -1,0 +1,118 @@
+"""Makes docs/reference/results.md from results/*.json; a test holds the two together.
+
+python benchmarks/tables.py
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- times: begin -->", "<!-- times: end -->"
+PAGE = ROOT / "docs" / "reference" / "results.md"
+
+INTRODUCTION = (
+    "Made by `python benchmarks/tables.py` from `benchmarks/results`. Research software, not a "
+    "medical device: none of these figures says how well a model works on patients."
+)
+REAL_SCANS = (
+    "Nothing was tuned on these scans. `truth` says what a finding is held against: a reference "
+    "mask, a box drawn by eye, `none` (a head without tumour and contrast: every finding is "
+    "false), or unknown. The gliomas are not metastases; their core (necrosis, non-enhancing and "
+    "enhancing tumour) stands in for one."
+)
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    parts = [
+        "# Results",
+        INTRODUCTION,
+        _predict(),
+        _card(),
+        _real(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _load(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return loaded
+
+
+def _table(header: list[str], rows: list[list[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join("–" if c is None else str(c) for c in r) + " |" for r in lines
+    )
+
+
+def _where(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    return (
+        f"`{result['command']}` at commit {result['commit']}, on {machine['cores']} cores of "
+        f"{machine['processor']} with {machine['memory_gib']} GiB."
+    )
+
+
+def _predict() -> str:
+    return f"## Time and memory, NIfTI to report\n\n{_times(_load('predict'))}"
+
+
+def _times(result: dict[str, Any]) -> str:
+    rows = [
+        [r["scan"], r["shape"], r["seconds_median"], f"{r['seconds_least']}–{r['seconds_most']}",
+         r["peak_memory_mb"]]
+        for r in result["value"]["rows"]
+    ]  # fmt: skip
+    header = ["scan", "voxels", "seconds (median)", "range", "peak memory, MB"]
+    return f"{_table(header, rows)}\n\n{_where(result)}"
+
+
+def _card() -> str:
+    from brainmets.network.bundle import find, read
+
+    card = read(find("starter")).card
+    keys = ["cases", "lesions", "lesion_sensitivity", "false_positives_per_scan", "lesion_f1",
+            "median_dice"]  # fmt: skip
+    rows = [[name, *(values[key] for key in keys)] for name, values in card["results"].items()]
+    sizes = [[name, found] for name, found in card["sensitivity_by_size"].items()]
+    return "\n\n".join(
+        [
+            "## `starter` on simulated scans",
+            f"Trained on: {card['trained_on']}",
+            _table(["cases from", *(key.replace("_", " ") for key in keys)], rows),
+            "Lesions found in the test cases, by equivalent diameter:",
+            _table(["size", "found"], sizes),
+        ]
+    )
+
+
+def _real() -> str:
+    result = _load("starter_real")
+    keys = ["scan", "truth", "found", "hits", "false", "false_from_27_mm3", "largest_false_mm3",
+            "reference_lesions", "reference_lesions_hit", "dice", "recall"]  # fmt: skip
+    rows = [[row.get(key) for key in keys] for row in result["value"]["rows"]]
+    return "\n\n".join(
+        [
+            "## `starter` on real scans",
+            _where(result),
+            REAL_SCANS,
+            _table([key.replace("_", " ") for key in keys], rows),
+        ]
+    )
+
+
+def readme() -> str:
+    """README.md with its table of times made anew."""
+    text = README.read_text(encoding="utf-8")
+    head, rest = text.split(BEGIN)
+    _, tail = rest.split(END)
+    return f"{head}{BEGIN}\n{_times(_load('predict'))}\n{END}{tail}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    README.write_text(readme(), encoding="utf-8")
