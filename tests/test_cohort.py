@@ -186,3 +186,14 @@ def test_a_folder_without_scans_is_refused(tmp_path):
     touch(tmp_path, "readme.txt")
     with pytest.raises(CohortError, match=r"neither cohort.tsv nor any"):
         read_cohort(tmp_path)
+
+
+def test_files_named_in_a_table_are_relative_to_the_table(tmp_path, monkeypatch):
+    for name in ("scan.nii", "found.nii"):
+        (tmp_path / name).touch()
+    table = tmp_path / "cohort.tsv"
+    table.write_text("case\timage\tprediction\na\tscan.nii\tfound.nii\n")
+    monkeypatch.chdir("/")
+    case = read_cohort(table).cases[0]
+    assert case.image.is_file()
+    assert Path(case.row["prediction"]).is_file()

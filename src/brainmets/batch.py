@@ -23,7 +23,14 @@ import brainmets
 from brainmets.cohort import Case, Cohort
 from brainmets.errors import BrainmetsError, CohortError, ReadError
 from brainmets.io import nifti
-from brainmets.io.storage import require_writable, sweep, whole_file, whole_folder, write_json
+from brainmets.io.storage import (
+    require_own,
+    require_writable,
+    sweep,
+    whole_file,
+    whole_folder,
+    write_json,
+)
 from brainmets.pipeline import Model, analyse, measure_mask
 from brainmets.report.case import write_case
 from brainmets.report.content import Report
@@ -33,6 +40,8 @@ DONE, KEPT, FAILED = "done", "already done", "failed"
 SUMMARY = "summary.csv"
 FILES = ("mask.nii.gz", "lesions.csv", "report.json", "report.html", "run.json")
 """What every finished case's folder holds."""
+PROBABILITY = "probability.nii.gz"
+"""What it may hold besides."""
 LOG = logging.getLogger(__name__)
 
 
@@ -112,7 +121,7 @@ def predict_cases(
             case.image, model=model, brain_mask=case.brain_mask, case_id=case.case_id, progress=told
         )
 
-    made_with = (model.bundle.sha256, model.engine.name, str(save_probability))
+    made_with = (model.bundle.identity, model.engine.name, str(save_probability))
     return _run(cases, out, made_with, make, save_probability=save_probability)
 
 
@@ -121,8 +130,10 @@ def measure_cases(cases: Iterable[Case], out: Path) -> tuple[Outcome, ...]:
 
     def make(case: Case, clock: Clock) -> Report:
         clock("read", 0, 1)
+        if case.mask is None:
+            raise CohortError(f"case {case.case_id}: no mask to measure; name one")
         scan = nifti.read(case.image, sequence="T1c")
-        mask = nifti.read_labels(case.mask or Path())
+        mask = nifti.read_labels(case.mask)
         clock("lesions", 0, 1)
         return measure_mask(scan, mask, case_id=case.case_id)
 
@@ -165,6 +176,7 @@ def _one(
         fingerprint = _fingerprint(case, made_with)
         if (kept := _kept(case, out, fingerprint)) is not None:
             return kept
+        require_own(out / case.case_id, (*FILES, PROBABILITY))
         report = make(case, clock)
         with whole_folder(out / case.case_id) as folder:
             clock("write", 0, 1)

@@ -62,7 +62,7 @@ class Case:
         image: the T1c scan.
         mask: reference mask, if there is one.
         brain_mask: mask of brain and CSF to use instead of extraction, if given.
-        row: all further columns, as text.
+        row: all further columns, as text; files among them relative to no table any more.
     """
 
     case_id: str
@@ -178,7 +178,11 @@ def _check_columns(table: Path, header: Sequence[str], covariates: Sequence[str]
     for column in header:
         if column not in known:
             near = difflib.get_close_matches(column, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else "declare it with --covariate"
+            hint = (
+                f"did you mean {near[0]!r}?"
+                if near
+                else "rename it, or read the cohort with it declared as a covariate"
+            )
             raise CohortError(f"{table.name}: unknown column {column!r}; {hint}")
     twice = [column for column, count in Counter(header).items() if count > 1]
     if twice:
@@ -205,6 +209,9 @@ def _case_of(table: Path, line: int, row: Mapping[str, str | None]) -> Case:
     if files["image"] is None:
         raise CohortError(f"{where}: column 'image' is empty")
     rest = {k: v for k, v in values.items() if k not in ("case", "image", "mask", "brain_mask")}
+    for column in ("prediction", "probability"):
+        if (file := files[column]) is not None:
+            rest[column] = str(file)
     name = values.get("case") or stem(files["image"])
     if name != Path(name).name or name.startswith("."):
         raise CohortError(f"{where}: case {name!r} cannot be a folder's name")

@@ -13,7 +13,9 @@ Result = TypeVar("Result")
 class Run(Protocol):
     """Maps a function over jobs, lazily and in order."""
 
-    def __call__(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterable[Result]:
+    def __call__(
+        self, function: Callable[[Job], Result], jobs: Sequence[Job], /
+    ) -> Iterable[Result]:
         """Results in the order of the jobs."""
         ...
 

@@ -118,7 +118,7 @@ class Training:
         lesion_share: share of patches that are centred near a lesion, every lesion of a
             case being as likely as any other.
         average: decay of the running mean of weights that becomes the model.
-        validate_every: steps between looks at whole validation cases; 0 for the end only.
+        validate_every: steps between looks at the loss on patches of validation cases.
         checkpoint_every: steps between checkpoints.
         precision: ``"bf16"`` or ``"f32"`` arithmetic in the network.
         seed: of weights and patches.
@@ -132,7 +132,7 @@ class Training:
     weight_decay: float = 1e-2
     lesion_share: float = 0.67
     average: float = 0.995
-    validate_every: int = 0
+    validate_every: int = 200
     checkpoint_every: int = 200
     precision: str = "bf16"
     seed: int = 0
@@ -147,6 +147,7 @@ class Training:
         _require(0 <= self.lesion_share <= 1, "lesion_share lies outside 0 to 1")
         _require(0 <= self.average < 1, "average lies outside [0, 1)")
         _require(self.checkpoint_every >= 1, "checkpoint_every is below 1")
+        _require(self.validate_every >= 1, "validate_every is below 1")
         _require(self.precision in ("bf16", "f32"), "precision is neither 'bf16' nor 'f32'")
 
 

@@ -11,7 +11,7 @@ from brainmets.errors import RunError
 from brainmets.evaluation.evaluate import evaluate
 from brainmets.evaluation.summary import Table, summarise, tables
 from brainmets.io import nifti
-from brainmets.io.storage import whole_folder
+from brainmets.io.storage import require_own, whole_folder
 from brainmets.pipeline import load_model
 from brainmets.simulate.anatomy import embedded_head
 from brainmets.simulate.examination import simulate
@@ -19,6 +19,7 @@ from brainmets.simulate.examination import simulate
 SEED = 20
 LESIONS = 6
 NAME = "simulated-patient"
+FILES = ("t1c.nii.gz", "mask.nii.gz")
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ def run_demo(out: Path, model: str, *, watch: Watch | None = None) -> Demonstrat
 
 
 def _patient(folder: Path) -> Case:
+    require_own(folder, FILES)
     examination = simulate(embedded_head(), np.random.default_rng(SEED), lesions=LESIONS)
     with whole_folder(folder) as temporary:
-        nifti.write(examination.scan, temporary / "t1c.nii.gz")
-        nifti.write(examination.mask, temporary / "mask.nii.gz")
-    return Case(NAME, folder / "t1c.nii.gz", folder / "mask.nii.gz")
+        nifti.write(examination.scan, temporary / FILES[0])
+        nifti.write(examination.mask, temporary / FILES[1])
+    return Case(NAME, folder / FILES[0], folder / FILES[1])

@@ -207,7 +207,7 @@ def leftover(folder, process, machine=None):
 
 
 def test_sweeping_takes_leftovers_of_dead_processes_only(tmp_path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])  # noqa: S603 - own script
+    ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     (tmp_path / "kept.txt").write_text("")
     running = leftover(tmp_path, os.getpid())

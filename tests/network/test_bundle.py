@@ -235,7 +235,7 @@ def test_a_file_is_found_by_its_path(path):
 def test_a_shipped_model_is_found_by_name(monkeypatch):
     monkeypatch.setattr(bundles, "shipped", lambda: ("light", "paper"))
     assert find("paper").name == "paper.brainmets"
-    with pytest.raises(BundleError, match="'heavy'.*light, paper"):
+    with pytest.raises(BundleError, match=r"'heavy'.*light, paper"):
         find("heavy")
 
 

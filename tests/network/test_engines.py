@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
+from scipy import special
 
 from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
 from brainmets.errors import BundleError, ConfigError
@@ -52,7 +52,7 @@ def test_gives_the_networks_probabilities(bundle):
     tile = bundle.example["input"]
     with torch.inference_mode():
         logits = network.eval()(torch.from_numpy(tile)[None, None])[0, 0]
-    expected = 1 / (1 + np.exp(-logits.numpy().astype(np.float64)))
+    expected = special.expit(logits.numpy().astype(np.float64))
     engine = torch_engine(bundle, "cpu")
     kept = tile.copy()
     np.testing.assert_allclose(engine(tile), expected, atol=1e-5)
@@ -90,7 +90,8 @@ class Answer:
     output: np.ndarray
     name: str = "answer"
 
-    def __call__(self, tile):
+    def __call__(self, _tile):
+        """The same, whatever is asked."""
         return self.output
 
 
@@ -107,7 +108,7 @@ def test_verify_gives_the_largest_difference(bundle):
     output[3, 4, 5] += np.float32(0.0008)
     assert verify(bundle, Answer(output)) == pytest.approx(0.0008, rel=1e-2)
     output[3, 4, 5] += np.float32(0.0008)
-    with pytest.raises(BundleError, match="more than 0.001"):
+    with pytest.raises(BundleError, match=r"more than 0\.001"):
         verify(bundle, Answer(output))
 
 
@@ -170,4 +171,3 @@ def test_building_leaves_the_bundles_weights_alone(bundle):
     with torch.no_grad():
         network.head.weight.add_(1)
     np.testing.assert_array_equal(bundle.weights["head.weight"], before)
-    assert torch.isfinite(functional.relu(network.head.weight)).all()

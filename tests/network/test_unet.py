@@ -88,7 +88,7 @@ def test_values_are_finite_and_begin_at_a_prevalence_of_1_percent():
 
 @pytest.mark.parametrize("shape", [(33, 32, 32), (32, 48, 32), (32, 32, 16)])
 def test_sides_that_are_no_multiple_of_the_stride_fail(shape):
-    network = on_meta(width=4)
+    network = on_meta(width=4).eval()
     with torch.device("meta"), pytest.raises(RuntimeError):
         network(torch.empty(1, 1, *shape))
 

@@ -7,16 +7,18 @@ import torch
 
 from brainmets.errors import ReadError
 from brainmets.network.synthstrip import StripSizes
-from brainmets.training import extractor
+from brainmets.training import extractor, synthetic_heads
 from brainmets.training.extractor import choose_border, distance_loss, example, fit, mask_scores
 from brainmets.training.synthetic_heads import (
     FURTHEST_MM,
-    WINDOW,
+    Dice,
     brain_of,
     read_heads,
     signed_distance,
+    variant,
 )
 
+WINDOW = (16, 24, 20)
 TINY = StripSizes(features=2, most_features=4, levels=3, convolutions=1)
 
 
@@ -27,6 +29,11 @@ def label_map():
         labels[margin:-margin, margin:-margin, margin:-margin] = label
     labels[36:44, 40:48, 10:20] = 16
     return labels
+
+
+@pytest.fixture(autouse=True)
+def small_window(monkeypatch):
+    monkeypatch.setattr(synthetic_heads, "WINDOW", WINDOW)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +78,15 @@ def test_examples_have_the_shape_and_range_that_the_network_expects(heads):
         assert distance.abs().max() <= FURTHEST_MM
         assert set(seen.unique().tolist()) <= {0.0, 1.0}
         assert not image[seen == 0].any()
+
+
+def test_a_variant_is_the_mirrored_head_under_other_conditions(heads):
+    image, distance, seen = example(heads, 2, 1)
+    varied, mirrored, mirrored_seen = variant((image, distance, seen), Dice(1))
+    assert torch.equal(mirrored.flip(0), distance)
+    assert torch.equal(mirrored_seen.flip(0), seen)
+    assert not varied[mirrored_seen == 0].any()
+    assert np.corrcoef(varied.flip(0).flatten(), image.flatten())[0, 1] > 0.7
 
 
 def test_training_is_deterministic_and_learns(heads):

@@ -162,6 +162,10 @@ def train(
         Path | None, typer.Option(help="Folder for prepared scans and checkpoints.")
     ] = None,
     trained_on: Annotated[str, typer.Option(help="For the card: what the data are.")] = "",
+    target: Annotated[
+        list[int] | None,
+        typer.Option(help="Mask labels that are lesion; all above 0 by default (BraTS: 1 and 3)."),
+    ] = None,
 ) -> None:
     """Train a model on a cohort with masks; started again, it goes on where it stopped."""
     from brainmets.apps.progress import training_listeners
@@ -172,6 +176,7 @@ def train(
     plan = plan_training(
         cohort, out.stem, validation=validation, test=test, preset=preset.value,
         options={"steps": steps, "patch_vox": patch, "seed": seed}, trained_on=trained_on,
+        target_labels=target,
     )  # fmt: skip
     with training_listeners(screen) as listeners:
         bundle = train_model(
@@ -277,13 +282,13 @@ def _set_up_logging(*, debug: bool) -> None:
     import logging
 
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
+    logging.getLogger("brainmets").setLevel(logging.DEBUG if debug else logging.WARNING)
     if debug:
         logging.basicConfig(format="%(message)s")
-        logging.getLogger("brainmets").setLevel(logging.DEBUG)
 
 
 def _finish(outcomes: "Sequence[Outcome]", out: Path) -> None:
-    """Print what became of each case; exit as the worst of them asks."""
+    """Print what became of each case; a failed run (1) outranks bad input (2)."""
     rows = [
         (
             outcome.case_id,

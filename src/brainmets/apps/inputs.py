@@ -16,7 +16,7 @@ def cases_of(inputs: Sequence[Path], brain_mask: Path | None) -> tuple[Case, ...
     """Cases of scans, folders of scans, BraTS-style folders and cohort tables, mixed.
 
     Raises:
-        CohortError: nothing to do, or two cases of one name.
+        CohortError: nothing to do, the same scan twice, or two cases of one name.
         ConfigError: one brain mask for several scans.
     """
     cases: list[Case] = []
@@ -28,6 +28,7 @@ def cases_of(inputs: Sequence[Path], brain_mask: Path | None) -> tuple[Case, ...
             cases += read_cohort(path).cases
         else:
             scans += found if path.is_dir() else [path]
+    _require_once(scans)
     named = [Case(name, scan) for name, scan in zip(case_ids(scans), scans, strict=True)]
     # a reference mask is no input of a prediction
     chosen = [*(Case(c.case_id, c.image, None, c.brain_mask, c.row) for c in cases), *named]
@@ -40,6 +41,12 @@ def cases_of(inputs: Sequence[Path], brain_mask: Path | None) -> tuple[Case, ...
             "for many, name the masks in a table's column 'brain_mask'"
         )
     return (Case(chosen[0].case_id, chosen[0].image, None, brain_mask),)
+
+
+def _require_once(scans: Sequence[Path]) -> None:
+    for scan in scans:
+        if scans.count(scan) > 1:
+            raise CohortError(f"{scan.name} is given twice; leave one out")
 
 
 def _scans_in(path: Path) -> list[Path]:

@@ -82,7 +82,9 @@ def training_listeners(screen: Console) -> Iterator["Listeners"]:
                 total=moment.steps,
             )  # fmt: skip
             if not screen.is_terminal and moment.step % 100 == 0:
-                screen.print(f"step {moment.step}/{moment.steps} loss {moment.loss:.3f}")
+                held_out = moment.validation_loss
+                checked = "" if held_out is None else f", validation {held_out:.3f}"
+                screen.print(f"step {moment.step}/{moment.steps} loss {moment.loss:.3f}{checked}")
 
         def validating(done: int, total: int) -> None:
             bars.update(task, description="validating", completed=done, total=total)

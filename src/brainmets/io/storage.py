@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,21 @@ def require_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise _refused(folder, error) from error
+
+
+def require_own(folder: Path, names: Collection[str]) -> None:
+    """Prove that replacing ``folder`` loses nothing but files of these names.
+
+    Raises:
+        WriteError: it holds something else: scans, perhaps, or somebody's notes.
+    """
+    others = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    others = [name for name in others if name not in names]
+    if others:
+        raise WriteError(
+            f"cannot write {folder.name!r}: a folder of that name holds {others[0]!r}, which would "
+            "be lost; give another place for the results"
+        )
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -56,6 +56,13 @@ class Bundle:
     card: Mapping[str, Any] = field(default_factory=dict, repr=False)
     sha256: str = ""
 
+    @property
+    def identity(self) -> str:
+        """SHA-256 of everything a result is a function of: weights, settings and card."""
+        settings = (self.architecture, self.recipe, self.tiling, self.rule)
+        parts = [self.name, self.sha256, *map(to_mapping, settings), dict(self.card)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
 
 def write(bundle: Bundle, path: Path) -> None:
     """Write a bundle; the same bundle gives the same bytes.
@@ -123,6 +130,7 @@ def _assemble(card: Mapping[str, Any], weights: bytes, example: bytes) -> Bundle
         tensors, proof = load(weights), load(example)
     except SafetensorError as error:
         raise BundleError(f"unreadable tensors ({error})") from error
+    _require_example(proof)
     return Bundle(
         name=str(card["name"]),
         architecture=from_mapping(Architecture, card["architecture"]),
@@ -134,6 +142,15 @@ def _assemble(card: Mapping[str, Any], weights: bytes, example: bytes) -> Bundle
         card=card["card"],
         sha256=card["weights_sha256"],
     )
+
+
+def _require_example(example: Tensors) -> None:
+    shapes = [example[name].shape for name in ("input", "output") if name in example]
+    if len(shapes) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 3:
+        raise BundleError(
+            f"the example holds {', '.join(sorted(example)) or 'nothing'} of shapes {shapes}; "
+            "expected an input and an output of one shape (X, Y, Z)"
+        )
 
 
 def shipped() -> tuple[str, ...]:

@@ -34,16 +34,20 @@ def verify(bundle: Bundle, engine: Engine) -> float:
     """Run the bundle's example; return the largest difference in probability.
 
     Raises:
-        BundleError: it exceeds 1e-3, or the example does not span < 0.1 to > 0.9 and so
-            proves nothing.
+        BundleError: it exceeds 1e-3, the engine returns another shape, or the example does
+            not span < 0.1 to > 0.9 and so proves nothing.
     """
     expected = np.asarray(bundle.example["output"], np.float32)
-    if expected.min() > 0.1 or expected.max() < 0.9:
+    if not (expected.min() < 0.1 and expected.max() > 0.9):  # NaN fails too
         raise BundleError(
             f"{bundle.name}: its example spans {expected.min():.2f} to {expected.max():.2f} only, "
             "so it cannot be verified"
         )
     found = engine(np.asarray(bundle.example["input"], np.float32))
+    if found.shape != expected.shape:
+        raise BundleError(
+            f"{bundle.name}: {engine.name} returns shape {found.shape}, expected {expected.shape}"
+        )
     difference = float(np.abs(found - expected).max())
     if not difference <= LARGEST_DIFFERENCE:
         raise BundleError(

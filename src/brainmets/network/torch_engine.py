@@ -60,6 +60,20 @@ def build(bundle: Bundle) -> UNet:
     return network.eval()
 
 
+def choose_device(device: str) -> torch.device:
+    """``auto`` takes a CUDA GPU when there is one.
+
+    Raises:
+        ConfigError: an unknown device, or CUDA where there is none.
+    """
+    if device not in DEVICES:
+        raise ConfigError(f"device {device!r}; expected one of {', '.join(DEVICES)}")
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise ConfigError("device 'cuda': no CUDA GPU is visible; use --device cpu")
+    return torch.device("cuda" if available and device != "cpu" else "cpu")
+
+
 def torch_engine(bundle: Bundle, device: str = "auto") -> TorchEngine:
     """The bundle's network on a device.
 
@@ -71,11 +85,6 @@ def torch_engine(bundle: Bundle, device: str = "auto") -> TorchEngine:
         ConfigError: an unknown device, or CUDA where there is none.
         BundleError: the weights do not fit the architecture.
     """
-    if device not in DEVICES:
-        raise ConfigError(f"device {device!r}; expected one of {', '.join(DEVICES)}")
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise ConfigError("device 'cuda': no CUDA GPU is visible; use --device cpu")
-    chosen = torch.device("cuda" if available and device != "cpu" else "cpu")
+    chosen = choose_device(device)
     network = build(bundle).to(chosen, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return TorchEngine(f"torch {chosen.type} float32", network, chosen)

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from brainmets.errors import ReadError
 from brainmets.io.storage import whole_file, write_json
 from brainmets.network.synthstrip import StripSizes, SynthStrip
-from brainmets.training.synthetic_heads import COARSE_MM, FURTHEST_MM, Dice, Head, draw, read_heads
+from brainmets.training.synthetic_heads import (
+    COARSE_MM,
+    FURTHEST_MM,
+    Dice,
+    Head,
+    draw,
+    read_heads,
+    variant,
+)
 
 SIZES = StripSizes(features=8, most_features=64, levels=5, convolutions=2)
 HEADS = {"training": range(1, 15), "tuning": range(15, 17), "test": range(17, 21)}
@@ -126,6 +134,7 @@ def _summary(scores: npt.NDArray[np.float64]) -> dict[str, float]:
     recall, dice = scores[~np.isnan(scores[:, 0])].T
     return {
         "images": len(dice),
+        "median_recall": round(float(np.median(recall)), 4),
         "mean_recall": round(float(recall.mean()), 4),
         "least_recall": round(float(recall.min()), 4),
         "mean_dice": round(float(dice.mean()), 4),
@@ -133,20 +142,28 @@ def _summary(scores: npt.NDArray[np.float64]) -> dict[str, float]:
     }
 
 
-def example(heads: list[Head], seed: int, number: int) -> Example:
+def example(heads: list[Head], seed: int, number: int, *, only_t1: bool = False) -> Example:
     """Example ``number`` of a seed: a function of these alone, whichever thread draws it."""
-    return draw(heads, Dice(seed * 1_000_003 + number))
+    return draw(heads, Dice(seed * 1_000_003 + number), only_t1=only_t1)
 
 
 def _examples(heads: list[Head], seed: int, count: int) -> Iterator[Example]:
-    """Examples 0…count-1 in order, drawn in another thread while the network learns."""
+    """``count`` examples, each of :func:`example` followed some steps later by its variant.
+
+    Drawing costs as much as learning, so it happens in another thread, and serves twice.
+    """
+    fresh = -(-count // 2)
+    recent: deque[Example] = deque(maxlen=8)
     with ThreadPoolExecutor(1) as pool:
-        ahead = deque(pool.submit(example, heads, seed, n) for n in range(min(3, count)))
-        for number in range(3, count + 3):
-            ready = ahead.popleft().result()
-            if number < count:
-                ahead.append(pool.submit(example, heads, seed, number))
-            yield ready
+        ahead = deque(pool.submit(example, heads, seed, n) for n in range(min(3, fresh)))
+        for number in range(count):
+            if number % 2 == 0:
+                recent.append(ahead.popleft().result())
+                if number // 2 + 3 < fresh:
+                    ahead.append(pool.submit(example, heads, seed, number // 2 + 3))
+                yield recent[-1]
+            else:
+                yield variant(recent[0], Dice(seed * 1_000_003 + 500_000 + number))
 
 
 def fit(
@@ -160,7 +177,9 @@ def fit(
     """A network trained for ``steps`` images of ``heads``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _start(SynthStrip(sizes)).to(memory_format=torch.channels_last_3d)
+        network = _start(SynthStrip(sizes))
+    # torch's annotations of ``to`` lack memory_format
+    network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, LEARNING_RATE, total_steps=max(steps, 2), pct_start=0.1
@@ -177,20 +196,24 @@ def fit(
 
 def _start(network: SynthStrip) -> SynthStrip:
     """Weights that keep the signal's size through all layers (He 2015); there is no norm layer."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight, a=0.2)
-            nn.init.zeros_(module.bias)
-    last = network.remaining[-1].conv
-    nn.init.normal_(last.weight, std=0.01)
+    for name, parameter in network.named_parameters():
+        if name.endswith("weight"):
+            nn.init.kaiming_normal_(parameter, a=0.2)
+        else:
+            nn.init.zeros_(parameter)
+    nn.init.normal_(_last_parameters(network)[0], std=0.01)
     return network
 
 
+def _last_parameters(network: SynthStrip) -> list[nn.Parameter]:
+    """Weight and bias of the convolution that gives the distance."""
+    return list(network.parameters())[-2:]
+
+
 def _fold_in_scale(network: SynthStrip) -> SynthStrip:
-    last = network.remaining[-1].conv
     with torch.no_grad():
-        last.weight *= OUTPUT_SCALE_MM
-        last.bias *= OUTPUT_SCALE_MM
+        for parameter in _last_parameters(network):
+            parameter.mul_(OUTPUT_SCALE_MM)
     return network
 
 
@@ -206,7 +229,7 @@ def _learn(
         predicted = network(batch)[0, 0].float() * OUTPUT_SCALE_MM
     loss = distance_loss(predicted, distance, seen)
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    torch.autograd.backward(loss)
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimiser.step()
     return float(loss.detach())
@@ -222,14 +245,17 @@ def distance_loss(predicted: Tensor, distance: Tensor, seen: Tensor) -> Tensor:
 def mask_scores(
     network: SynthStrip, heads: list[Head], borders_mm: Sequence[float], *, images: int, seed: int
 ) -> npt.NDArray[np.float64]:
-    """Recall and Dice on synthetic images, shape (images, borders, 2).
+    """Recall and Dice on synthetic T1 images, shape (images, borders, 2).
 
     Both distance fields are brought to the fine grid and cut, the true one at 0 and the
     predicted one at each border; voxels outside the field of view do not count. An image
     that shows no brain gives NaN.
     """
     return np.array(
-        [_scores_of(network, *example(heads, seed, n), borders_mm) for n in range(images)]
+        [
+            _scores_of(network, *example(heads, seed, n, only_t1=True), borders_mm)
+            for n in range(images)
+        ]
     )
 
 
@@ -261,12 +287,12 @@ def _finer(field: Tensor) -> Tensor:
 def choose_border(
     scores: npt.NDArray[np.float64], borders_mm: Sequence[float], *, recall: float = 0.99
 ) -> float:
-    """The border of best mean Dice among those whose mean recall is at least ``recall``.
+    """The border of best mean Dice among those whose median recall is at least ``recall``.
 
     ``scores`` are those of :func:`mask_scores` on heads kept for tuning. Where no border
     reaches the recall, the one that comes closest is taken.
     """
-    means = np.nanmean(scores, axis=0)
-    enough = means[:, 0] >= recall
-    best = np.where(enough, means[:, 1], -1).argmax() if enough.any() else means[:, 0].argmax()
+    recalls, dice = np.nanmedian(scores[:, :, 0], axis=0), np.nanmean(scores[:, :, 1], axis=0)
+    enough = recalls >= recall
+    best = np.where(enough, dice, -1).argmax() if enough.any() else recalls.argmax()
     return float(borders_mm[int(best)])

@@ -24,18 +24,28 @@ from brainmets.training.loss import dice_and_cross_entropy
 from brainmets.training.patches import draw_batch
 from brainmets.training.store import PreparedCase
 
+VALIDATION_BATCHES = 8
 SETTLING_BATCHES = 40
 """Batches from which normalisation statistics are estimated anew for the averaged weights."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """How far a run has come: step, all steps, mean loss since the last report, seconds."""
+    """How far a run has come.
+
+    Attributes:
+        step: optimiser steps done.
+        steps: in all.
+        loss: mean over the last 20 steps.
+        seconds: since this start.
+        validation_loss: on patches of validation cases, when it was last looked at.
+    """
 
     step: int
     steps: int
     loss: float
     seconds: float
+    validation_loss: float | None = None
 
 
 @dataclass
@@ -55,6 +65,7 @@ def train(
     training: Training,
     checkpoint: Path,
     *,
+    validation: Sequence[PreparedCase] = (),
     report: Callable[[Moment], None] | None = None,
     device: str = "cpu",
 ) -> UNet:
@@ -65,6 +76,7 @@ def train(
         architecture: shape of the network.
         training: steps, patches, rates, seed.
         checkpoint: file to resume from if it exists, and to save to.
+        validation: cases whose loss is looked at now and then; they teach nothing.
         report: called every 20 steps.
         device: ``cpu`` or ``cuda``.
 
@@ -76,20 +88,22 @@ def train(
     settings = {
         "architecture": to_mapping(architecture),
         "training": to_mapping(training),
-        "cases": [case.case_id for case in cases],
+        "cases": [case.key for case in cases],
     }
     if checkpoint.is_file():
         _resume(state, checkpoint, settings)
-    started, first = time.monotonic(), state.step
+    started, first, checked = time.monotonic(), state.step, None
     while state.step < training.steps:
         loss = _advance(state, cases, training, device)
         state.losses.append(loss)
         if state.step % training.checkpoint_every == 0 or state.step == training.steps:
             _save(state, checkpoint, settings)
+        if validation and state.step % training.validate_every == 0:
+            checked = validation_loss(state.network, validation, training, device)
         if report and (state.step % 20 == 0 or state.step == first + 1):
             recent = state.losses[-20:]
             mean = sum(recent) / len(recent)
-            report(Moment(state.step, training.steps, mean, time.monotonic() - started))
+            report(Moment(state.step, training.steps, mean, time.monotonic() - started, checked))
     return _settle(state.average, cases, training, device)
 
 
@@ -129,6 +143,23 @@ def _advance(state: State, cases: Sequence[PreparedCase], training: Training, de
     state.step += 1
     _follow(state.average, state.network, min(training.average, state.step / (state.step + 10)))
     return value
+
+
+@torch.no_grad()
+def validation_loss(
+    network: UNet, cases: Sequence[PreparedCase], training: Training, device: str
+) -> float:
+    """Mean loss over the same eight batches of validation cases each time."""
+    network.eval()
+    losses = []
+    for number in range(VALIDATION_BATCHES):
+        batch = draw_batch(cases, training, number)
+        with autocast(training, device):
+            logits = network(batch.image.to(device, memory_format=torch.channels_last_3d))
+        target, weight = batch.target.to(device), batch.weight.to(device)
+        losses.append(float(dice_and_cross_entropy(logits.float(), target, weight)))
+    network.train()
+    return sum(losses) / len(losses)
 
 
 def learning_rate(training: Training, step: int) -> float:

@@ -18,12 +18,12 @@ from brainmets.config import (
     from_mapping,
     to_mapping,
 )
-from brainmets.errors import CohortError
+from brainmets.errors import CohortError, ConfigError
 from brainmets.evaluation.case import CaseScores
 from brainmets.evaluation.summary import summarise
 from brainmets.io.storage import require_writable
 from brainmets.network.bundle import Bundle, read, write
-from brainmets.network.torch_engine import torch_engine
+from brainmets.network.torch_engine import choose_device, torch_engine
 from brainmets.pipeline import Model
 from brainmets.training.loop import Moment, train, weights_of
 from brainmets.training.store import PreparedCase, prepare_cohort
@@ -52,6 +52,7 @@ class Plan:
         recipe: how scans are prepared.
         tiling: how volumes are cut in use.
         card: statements for the model card (``trained_on``, ``licence``, …).
+        target_labels: labels of the reference masks that are lesion; None: all above 0.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Plan:
     recipe: Recipe
     tiling: Tiling
     card: Mapping[str, Any]
+    target_labels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def plan_training(
     preset: str = "light",
     options: Mapping[str, Any] | None = None,
     trained_on: str = "",
+    target_labels: Sequence[int] | None = None,
 ) -> Plan:
     """A plan from cohorts on disk.
 
@@ -100,11 +103,15 @@ def plan_training(
         preset: ``light`` or ``paper``.
         options: values of :class:`Training` that differ from the default.
         trained_on: for the card.
+        target_labels: labels of the reference masks that are lesion (BraTS: 1 and 3);
+            None: all above 0.
 
     Raises:
         CohortError: a cohort that cannot be read, or is empty.
-        ConfigError: an unknown option.
+        ConfigError: an unknown option or preset.
     """
+    if preset not in PRESETS:
+        raise ConfigError(f"preset {preset!r}; expected one of {', '.join(PRESETS)}")
     whole = read_cohort(cohort)
     learn, check = (
         (whole.with_masks(), read_cohort(validation).with_masks()) if validation else split(whole)
@@ -119,6 +126,7 @@ def plan_training(
         recipe=Recipe(),
         tiling=Tiling(),
         card={"trained_on": trained_on or f"{len(learn)} cases of the user's own"},
+        target_labels=tuple(target_labels) if target_labels else None,
     )
 
 
@@ -130,7 +138,8 @@ def split(cohort: Cohort) -> tuple[Cohort, Cohort]:
     patient's visits fall on both sides.
 
     Raises:
-        CohortError: one of the two would be empty.
+        CohortError: one of the two would be empty, or the column puts visits of one patient
+            on both sides.
     """
     cohort = cohort.with_masks()
     stated = any(case.row.get("split") for case in cohort)
@@ -143,6 +152,12 @@ def split(cohort: Cohort) -> tuple[Cohort, Cohort]:
         raise CohortError(
             f"{len(halves[0])} cases to train and {len(halves[1])} to validate; both need at least "
             "one. Add cases with masks, or fill in the column 'split' (train, validation)"
+        )
+    both = set(map(_patient, halves[0])) & set(map(_patient, halves[1]))
+    if both:
+        raise CohortError(
+            f"patient {min(both)!r} has visits in both train and validation, so the rule would be "
+            "chosen on scans the network has learnt; put all visits of a patient on one side"
         )
     return halves[0], halves[1]
 
@@ -180,7 +195,7 @@ def train_model(
         out: the ``.brainmets`` file.
         work: folder for prepared cases and the checkpoint.
         workers: processes that prepare cases.
-        device: ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu`` or ``cuda``.
         listeners: progress.
 
     Raises:
@@ -189,13 +204,18 @@ def train_model(
         WriteError: ``out`` or ``work`` cannot be written to.
     """
     tell = listeners or Listeners()
+    device = choose_device(device).type
     require_writable(out.parent)
-    prepared = prepare_cohort(
-        plan.training, plan.recipe, work / "store", workers=workers, progress=tell.preparing
-    )
+    prepared, held_out = (
+        prepare_cohort(
+            cohort, plan.recipe, work / "store", target_labels=plan.target_labels,
+            workers=workers, progress=tell.preparing,
+        )
+        for cohort in (plan.training, plan.validation)
+    )  # fmt: skip
     network = train(
         prepared, plan.architecture, plan.settings, work / "checkpoint.pt",
-        report=tell.training, device=device,
+        validation=held_out, report=tell.training, device=device,
     )  # fmt: skip
     weights = {name: tensor.numpy() for name, tensor in weights_of(network).items()}
     bundle = Bundle(
@@ -203,7 +223,7 @@ def train_model(
         _as_stored(weights), {}, plan.card,
     )  # fmt: skip
     model = Model(bundle, torch_engine(bundle, device))
-    rule = tune_rule(plan.validation, model, tell.validating)
+    rule = tune_rule(plan.validation, model, tell.validating, target_labels=plan.target_labels)
     tuned = Model(replace(bundle, rule=rule), model.engine)
     card = {**plan.card, "limits": LIMITS, **_figures(plan, tuned, tell)}
     write(replace(tuned.bundle, card=card, example=_example(prepared, model)), out)
@@ -219,7 +239,8 @@ def _as_stored(
 
 def _figures(plan: Plan, model: Model, tell: Listeners) -> dict[str, Any]:
     """What the card says of the model's quality."""
-    validation = score_cohort(plan.validation, model, tell.validating)
+    labels = plan.target_labels
+    validation = score_cohort(plan.validation, model, tell.validating, target_labels=labels)
     figures: dict[str, Any] = {
         "training": to_mapping(plan.settings),
         "cases": {"train": len(plan.training), "validation": len(plan.validation),
@@ -228,7 +249,7 @@ def _figures(plan: Plan, model: Model, tell: Listeners) -> dict[str, Any]:
     }  # fmt: skip
     shown = validation
     if len(plan.test):
-        shown = score_cohort(plan.test, model, tell.validating)
+        shown = score_cohort(plan.test, model, tell.validating, target_labels=labels)
         figures["results"]["test"] = _results(shown)
     figures["sensitivity_by_size"] = _by_size(summarise(shown))
     return figures
@@ -251,9 +272,13 @@ def _rounded(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 3)
 
 
-def _by_size(summary: Mapping[str, Any]) -> dict[str, str]:
+def _by_size(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {
-        name: f"{row['found']} of {row['reference_lesions']}"
+        name: {
+            "sensitivity": _rounded(row["lesion_sensitivity"]["value"]),
+            "found": row["found"],
+            "of": row["reference_lesions"],
+        }
         for name, row in summary["by_size"].items()
     }
 

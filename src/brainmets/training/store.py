@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from brainmets.cohort import Case, Cohort
 from brainmets.concurrency import in_order
 from brainmets.config import Recipe, to_mapping
 from brainmets.errors import CohortError
+from brainmets.evaluation.case import target
 from brainmets.io import nifti
 from brainmets.io.storage import require_writable, sweep, whole_folder, write_json
 from brainmets.preprocess.brain import extract_brain, given_mask
@@ -34,6 +35,7 @@ class PreparedCase:
 
     Attributes:
         case_id: as in the cohort.
+        key: hash of the case's files and the way they were prepared.
         image: float16 Z-scores, tissue around the brain included.
         labels: uint8 lesions 1…n (0: none).
         depth: int8 signed distance to the brain's surface in steps of 0.25 mm, positive outside.
@@ -41,6 +43,7 @@ class PreparedCase:
     """
 
     case_id: str
+    key: str
     image: npt.NDArray[np.float16]
     labels: npt.NDArray[np.uint8]
     depth: npt.NDArray[np.int8]
@@ -52,6 +55,7 @@ def prepare_cohort(
     recipe: Recipe,
     store: Path,
     *,
+    target_labels: Collection[int] | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[PreparedCase, ...]:
@@ -64,6 +68,8 @@ def prepare_cohort(
         cohort: cases with reference masks.
         recipe: how scans are prepared.
         store: folder of the store; made if absent.
+        target_labels: labels of the reference masks that are lesion (BraTS: 1 and 3);
+            None: all above 0.
         workers: processes to use.
         progress: called with (done, total).
 
@@ -76,7 +82,7 @@ def prepare_cohort(
     require_writable(store)
     sweep(store)
     prepared = []
-    jobs = [(case, recipe, store) for case in cohort]
+    jobs = [(case, recipe, store, target_labels) for case in cohort]
     with in_order(workers) as run:
         for done, folder in enumerate(run(_prepared_folder, jobs), start=1):
             prepared.append(_open(cohort.cases[done - 1], folder))
@@ -85,22 +91,26 @@ def prepare_cohort(
     return tuple(prepared)
 
 
-def _prepared_folder(job: tuple[Case, Recipe, Path]) -> Path:
-    case, recipe, store = job
-    folder = store / _key(case, recipe)
+def _prepared_folder(job: tuple[Case, Recipe, Path, Collection[int] | None]) -> Path:
+    case, recipe, store, target_labels = job
+    folder = store / _key(case, recipe, target_labels)
     if not folder.is_dir():
-        _prepare_case(case, recipe, folder)
+        _prepare_case(case, recipe, folder, target_labels)
     return folder
 
 
-def _key(case: Case, recipe: Recipe) -> str:
-    digest = hashlib.sha256(f"{LAYOUT} {json.dumps(to_mapping(recipe), sort_keys=True)}".encode())
+def _key(case: Case, recipe: Recipe, target_labels: Collection[int] | None) -> str:
+    labels = None if target_labels is None else sorted(target_labels)
+    settings = [LAYOUT, to_mapping(recipe), labels]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in (case.image, case.mask, case.brain_mask):
         digest.update(path.read_bytes() if path else b"none")
     return digest.hexdigest()[:24]
 
 
-def _prepare_case(case: Case, recipe: Recipe, folder: Path) -> None:
+def _prepare_case(
+    case: Case, recipe: Recipe, folder: Path, target_labels: Collection[int] | None
+) -> None:
     if case.mask is None:
         raise CohortError(f"case {case.case_id!r} has no reference mask")
     scan = nifti.read(case.image).volume
@@ -111,12 +121,13 @@ def _prepare_case(case: Case, recipe: Recipe, folder: Path) -> None:
     else:
         brain = extract_brain(scan)
     wide = prepare(scan, brain.mask, replace(recipe, brain_margin_mm=SURROUNDING_MM))
-    share = mask.with_data((mask.data > 0).astype(np.float32))
-    target = resample(to_nearest_ras(share), recipe.spacing_mm).data >= 0.5
+    lesion = target(mask, target_labels)
+    share = lesion.with_data(lesion.data.astype(np.float32))
+    inside = resample(to_nearest_ras(share), recipe.spacing_mm).data >= 0.5
     inner = resample(to_nearest_ras(brain.mask), recipe.spacing_mm).data >= 0.5
     box = wide.box
     depth = _signed_distance(inner[box], recipe.spacing_mm)
-    labels, _ = ndimage.label(target[box], np.ones((3, 3, 3)))
+    labels, _ = ndimage.label(inside[box], np.ones((3, 3, 3)))
     with whole_folder(folder) as temporary:
         np.save(temporary / "image.npy", wide.volume.data[box].astype(np.float16))
         np.save(temporary / "labels.npy", np.minimum(labels, 255).astype(np.uint8))
@@ -138,4 +149,6 @@ def _centres(labels: Array) -> list[list[int]]:
 def _open(case: Case, folder: Path) -> PreparedCase:
     arrays = {n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("image", "labels", "depth")}
     lesions = json.loads((folder / "lesions.json").read_text(encoding="utf-8"))
-    return PreparedCase(case.case_id, **arrays, lesions=tuple((x, y, z) for x, y, z in lesions))
+    return PreparedCase(
+        case.case_id, folder.name, **arrays, lesions=tuple((x, y, z) for x, y, z in lesions)
+    )

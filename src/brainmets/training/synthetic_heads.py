@@ -2,8 +2,8 @@
 
 Domain randomisation after Billot B, et al. SynthSeg. Med Image Anal 2023;86:102789 and
 Hoopes A, et al. SynthStrip. NeuroImage 2022;260:119474: geometry, contrast, artefacts
-and field of view are drawn far wider than scanners produce them. Half of the images
-have a plausible contrast (T1 with gadolinium most often), the others none at all.
+and field of view are drawn far wider than scanners produce them. Seven images in ten have a
+plausible contrast (T1 with gadolinium most often), the others none at all.
 
 Tensors are (x, y, z) in nearest-RAS order; images are painted at :data:`FINE_MM` and
 averaged to :data:`COARSE_MM`, so that edges carry partial volume as in a scan.
@@ -135,7 +135,7 @@ def brain_of(labels: npt.NDArray[np.int16]) -> npt.NDArray[np.bool_]:
     return solid
 
 
-def _closed(brain: npt.NDArray[np.bool_], core: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+def _closed(brain: npt.NDArray[np.bool_], core: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
     largest = core == np.bincount(core[core > 0]).argmax()
     padded = np.pad(brain & binary_dilation(largest, iterations=3), 4)
     grown = distance_transform_edt(~padded) <= 3
@@ -187,8 +187,13 @@ class Dice:
         return functional.interpolate(coarse, shape, mode="trilinear", align_corners=True)[0]
 
 
-def draw(heads: list[Head], dice: Dice) -> tuple[Tensor, Tensor, Tensor]:
+def draw(heads: list[Head], dice: Dice, *, only_t1: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """One training example.
+
+    Args:
+        heads: the subjects to draw from.
+        dice: where chance comes from.
+        only_t1: T1 contrast, as scans to be measured have it; otherwise any.
 
     Returns:
         Image in 0…1, signed distance in mm, and which voxels lie in the field of view,
@@ -196,9 +201,18 @@ def draw(heads: list[Head], dice: Dice) -> tuple[Tensor, Tensor, Tensor]:
     """
     head = heads[dice.index(len(heads))]
     tissue, fine_distance, distance = _pose(head, dice)
-    image = _paint(tissue, fine_distance, dice)
+    image = _paint(tissue, fine_distance, dice, only_t1=only_t1)
     image = _acquire(image, dice)
     seen = _field_of_view(distance, dice)
+    return scale_intensity(image * seen) * _gain(dice), distance, seen
+
+
+def variant(example: tuple[Tensor, Tensor, Tensor], dice: Dice) -> tuple[Tensor, Tensor, Tensor]:
+    """An example mirrored (left–right), with other noise, grey-value curve and coil shading."""
+    image, distance, seen = (part.flip(0) for part in example)
+    image = image ** math.exp(dice.uniform(-0.5, 0.5))
+    image = image * torch.exp(dice.uniform(0, 0.4) * dice.field(image.shape, 24)[0])
+    image = (image + dice.uniform(0, 0.06) * dice.normal(*image.shape)).abs()
     return scale_intensity(image * seen) * _gain(dice), distance, seen
 
 
@@ -321,13 +335,13 @@ def _t2_contrast(dice: Dice) -> dict[str, float]:
 
 def _contrast(dice: Dice) -> tuple[dict[str, float], bool]:
     kind = dice.uniform(0, 1)
-    if kind < 0.4:
+    if kind < 0.3:
         return _random_contrast(dice), False
     return (_t1_contrast if kind < 0.87 else _t2_contrast)(dice), True
 
 
-def _paint(tissue: Tensor, distance: Tensor, dice: Dice) -> Tensor:
-    contrast, plausible = _contrast(dice)
+def _paint(tissue: Tensor, distance: Tensor, dice: Dice, *, only_t1: bool) -> Tensor:
+    contrast, plausible = (_t1_contrast(dice), True) if only_t1 else _contrast(dice)
     image = torch.tensor([contrast[name] for name in NAMES])[tissue.int()]
     image = _mottle_soft_tissue(image, tissue, dice)
     if plausible or dice.chance(0.4):

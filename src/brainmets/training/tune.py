@@ -1,6 +1,6 @@
 """Choosing the decision rule on validation cases, the way it will be used."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -10,10 +10,10 @@ from scipy import ndimage
 from brainmets.cohort import Case, Cohort
 from brainmets.config import DecisionRule
 from brainmets.errors import CohortError
-from brainmets.evaluation.case import CaseScores, score
+from brainmets.evaluation.case import CaseScores, score, target
 from brainmets.inference.predict import predict
 from brainmets.io import nifti
-from brainmets.lesions import components, find
+from brainmets.lesions import ROUNDING, components, find
 from brainmets.pipeline import Model, find_brain
 from brainmets.preprocess.prepare import prepare, restore
 from brainmets.volume import Volume
@@ -22,6 +22,7 @@ LOWS = (0.2, 0.3, 0.4, 0.5)
 HIGHS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 SMALLEST_MM3 = (5.0, 10.0, 20.0)
 Progress = Callable[[int, int], None]
+Labels = Collection[int] | None
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,28 @@ def probability_of(case: Case, model: Model) -> Volume:
     return restore(predict(prepared, model.engine, model.bundle.tiling), prepared)
 
 
-def reference_of(case: Case) -> Volume:
+def reference_of(case: Case, target_labels: Labels = None) -> Volume:
     """The reference lesions of a case, one label each.
+
+    Args:
+        case: with a reference mask.
+        target_labels: labels of the mask that are lesion; None: all above 0.
 
     Raises:
         CohortError: the case has none to compare with.
     """
     if case.mask is None:
         raise CohortError(f"case {case.case_id!r} has no reference mask")
-    return components(nifti.read_labels(case.mask))
+    return components(target(nifti.read_labels(case.mask), target_labels))
 
 
-def tune_rule(cohort: Cohort, model: Model, progress: Progress | None = None) -> DecisionRule:
+def tune_rule(
+    cohort: Cohort,
+    model: Model,
+    progress: Progress | None = None,
+    *,
+    target_labels: Labels = None,
+) -> DecisionRule:
     """The rule with the best lesion F1, pooled over the cohort.
 
     Lesions are found after ``restore``, on the scanner's grid, in tuning as in use. Among
@@ -68,7 +79,7 @@ def tune_rule(cohort: Cohort, model: Model, progress: Progress | None = None) ->
     found: dict[float, list[list[Candidate]]] = {low: [] for low in LOWS}
     truths = 0
     for done, case in enumerate(cohort, start=1):
-        probability, reference = probability_of(case, model), reference_of(case)
+        probability, reference = probability_of(case, model), reference_of(case, target_labels)
         truths += int(reference.data.max())
         for low in LOWS:
             found[low].append(_candidates(probability, reference, low))
@@ -100,23 +111,40 @@ def _candidates(probability: Volume, reference: Volume, low: float) -> list[Cand
 
 
 def _f1(cases: Sequence[Sequence[Candidate]], rule: DecisionRule, truths: int) -> float:
-    """Pooled lesion F1; 0 where nothing is found."""
-    hit = false = 0
+    """Pooled lesion F1 as :func:`brainmets.evaluation.lesionwise.detection_scores` defines it.
+
+    0 where nothing is found.
+    """
+    found = announced = right = 0
     for case in cases:
-        kept = [c for c in case if c.highest >= rule.high and c.volume_mm3 >= rule.smallest_mm3]
-        hit += len(frozenset().union(*(c.hits for c in kept)))
-        false += sum(not c.hits for c in kept)
-    return 2 * hit / (truths + hit + false) if hit else 0.0
+        kept = [c for c in case if _is_lesion(c, rule)]
+        found += len(frozenset().union(*(c.hits for c in kept)))
+        announced += len(kept)
+        right += sum(bool(c.hits) for c in kept)
+    if not found:
+        return 0.0
+    sensitivity, precision = found / truths, right / announced
+    return 2 * sensitivity * precision / (sensitivity + precision)
+
+
+def _is_lesion(candidate: Candidate, rule: DecisionRule) -> bool:
+    """As :func:`brainmets.lesions.find` decides, rounding included."""
+    bright = candidate.highest >= np.float32(rule.high)
+    return bool(bright and candidate.volume_mm3 >= rule.smallest_mm3 * (1 - ROUNDING))
 
 
 def score_cohort(
-    cohort: Cohort, model: Model, progress: Progress | None = None
+    cohort: Cohort,
+    model: Model,
+    progress: Progress | None = None,
+    *,
+    target_labels: Labels = None,
 ) -> tuple[CaseScores, ...]:
     """Scores of every case with the model's own rule, on the scanner's grid."""
     results = []
     for done, case in enumerate(cohort, start=1):
         mask = find(probability_of(case, model), model.bundle.rule)
-        results.append(score(mask, reference_of(case), case_id=case.case_id))
+        results.append(score(mask, reference_of(case, target_labels), case_id=case.case_id))
         if progress:
             progress(done, len(cohort))
     return tuple(results)
