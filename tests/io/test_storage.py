@@ -14,6 +14,7 @@ import pytest
 from brainmets.errors import WriteError
 from brainmets.io.storage import (
     UNFINISHED,
+    require_own,
     require_writable,
     sweep,
     whole_file,
@@ -242,6 +243,15 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path):
         pass
     assert (tmp_path / "case").read_text() == "mine"
     assert names(tmp_path) == ["case"]
+
+
+def test_a_folder_is_our_own_while_it_holds_nothing_else(tmp_path):
+    require_own(tmp_path / "absent", ("a",))
+    (tmp_path / "a").write_text("")
+    require_own(tmp_path, ("a", "b"))
+    (tmp_path / "notes").write_text("")
+    with pytest.raises(WriteError, match="'notes', which would be lost"):
+        require_own(tmp_path, ("a", "b"))
 
 
 # Places that cannot be written to

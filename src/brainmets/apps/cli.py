@@ -5,6 +5,7 @@ Heavy libraries are imported inside the commands, so that ``brainmets --help`` i
 
 import sys
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -331,6 +332,8 @@ def _print_mapping(title: str, values: "dict[str, dict[str, object]]") -> None:
 def main() -> NoReturn:
     """Run the command line; errors become one line and an exit status."""
     debug = "--debug" in sys.argv
+    if isinstance(sys.stdout, TextIOWrapper):  # ≥ and × must not stop a terminal without them
+        sys.stdout.reconfigure(errors="replace")
     try:
         app(standalone_mode=True)
     except BrainmetsError as error:

@@ -280,17 +280,17 @@ def _stripped_brain(turned: Volume, *, certain: bool) -> Mask | None:
     that ends within the field. A head with its skull is larger, comes in pieces (noise), or
     is cut at the neck. With ``certain`` nothing is checked.
     """
-    background = _background(turned.data)
-    mask = _solid(turned.data != background)
+    shown = np.asarray(turned.data != _background(turned.data))
     if certain:
-        return mask
-    litres = float(mask.sum()) * turned.grid.voxel_volume_mm3 / 1e6
-    strays = np.count_nonzero((turned.data != background) & ~mask)
-    is_one_object = strays <= 0.01 * mask.sum()
-    is_brain_sized = BRAIN_LITRES[0] <= litres <= BRAIN_LITRES[1]
-    if is_one_object and is_brain_sized and _edge_contact(mask) < 0.35:
-        return mask
-    return None
+        return _solid(shown)
+    litres_a_voxel = turned.grid.voxel_volume_mm3 / 1e6
+    if np.count_nonzero(shown) * litres_a_voxel > BRAIN_LITRES[1]:
+        return None
+    mask = _solid(shown)
+    is_brain_sized = BRAIN_LITRES[0] <= mask.sum() * litres_a_voxel <= BRAIN_LITRES[1]
+    is_one_object = np.count_nonzero(shown & ~mask) <= 0.01 * mask.sum()
+    ends_within_field = _edge_contact(mask) < 0.35
+    return mask if is_brain_sized and is_one_object and ends_within_field else None
 
 
 def _background(data: npt.NDArray[np.generic]) -> np.generic:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from brainmets.concurrency import in_order
-from brainmets.errors import CohortError
+from brainmets.errors import BrainmetsError, CohortError
 from brainmets.io import nifti
 from brainmets.io.storage import require_writable, sweep, whole_file, whole_folder
 from brainmets.simulate.anatomy import Anatomy, embedded_head, read_anatomy
@@ -18,6 +18,8 @@ from brainmets.simulate.metastases import Plan, carve_cavity, paint, plan_metast
 from brainmets.simulate.scanner import acquire, acquire_truth, draw_protocol
 from brainmets.volume import Volume
 
+NOTE = "simulation.txt"
+"""What the folder's cohort was made from, so that two never mix."""
 Progress = Callable[[int, int], None]
 
 
@@ -108,16 +110,21 @@ def simulate_cohort(
     sweep(out)
     _claim(out, seed, anatomies)
     jobs = [(out, seed, i, tuple(anatomies)) for i in range(cases)]
-    with in_order(workers) as run:
-        for done, _ in enumerate(run(_write_case, jobs), start=1):
-            if progress:
-                progress(done, cases)
+    try:
+        with in_order(workers) as run:
+            for done, _ in enumerate(run(_write_case, jobs), start=1):
+                if progress:
+                    progress(done, cases)
+    except BrainmetsError:
+        if not any((out / _name(number)).is_dir() for number in range(cases)):
+            (out / NOTE).unlink(missing_ok=True)  # nothing was made: the folder is free again
+        raise
     _write_table(out, cases)
 
 
 def _claim(out: Path, seed: int, anatomies: Sequence[Path]) -> None:
     """Note what the folder is for, so that two cohorts never mix in it."""
-    note = out / "simulation.txt"
+    note = out / NOTE
     text = f"seed {seed}\nanatomies {' '.join(p.name for p in anatomies) or 'embedded'}\n"
     if note.is_file() and note.read_text(encoding="utf-8") != text:
         raise CohortError(f"{out.name}: holds a cohort of other settings; choose an empty folder")

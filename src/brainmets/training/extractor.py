@@ -47,7 +47,7 @@ def train_extractor(
     anatomy_folder: Path,
     out: Path,
     *,
-    steps: int = 800,
+    steps: int = 3000,
     seed: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def train_extractor(
     Args:
         anatomy_folder: holds ``training_seg_01.nii.gz`` … ``_20.nii.gz`` (SynthSeg's maps).
         out: the ``.safetensors`` file to write; the card gets the same name with ``.json``.
-        steps: images seen, one a step.
+        steps: images seen, one a step; every second one is a variant of one seen before.
         seed: fixes weights and images; threads and CPU type may change the last digits.
         progress: called every 25 steps.
 

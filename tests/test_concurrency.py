@@ -1,0 +1,42 @@
+"""Jobs come back in order, from one process or several, and their errors with them."""
+
+import math
+import operator
+
+import pytest
+
+from brainmets.concurrency import in_order
+
+
+def test_one_worker_runs_here_lazily_and_in_order():
+    seen = []
+    with in_order(1) as run:
+        results = iter(run(lambda n: seen.append(n) or n * n, [3, 1, 2]))
+        assert seen == []
+        assert next(results) == 9
+        assert seen == [3]
+        assert list(results) == [1, 4]
+
+
+def test_an_error_comes_out_where_its_job_stands():
+    with in_order(1) as run:
+        results = iter(run(math.sqrt, [4, -1, 9]))
+        assert next(results) == 2
+        with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
+            next(results)
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_fewer_than_one_worker_is_one(workers):
+    with in_order(workers) as run:
+        assert list(run(operator.neg, [1, 2])) == [-1, -2]
+
+
+@pytest.mark.slow
+def test_several_workers_keep_the_order_and_pass_errors_on():
+    with in_order(2) as run:
+        assert list(run(operator.neg, list(range(20)))) == [-n for n in range(20)]
+        results = iter(run(math.sqrt, [4, -1, 9]))
+        assert next(results) == 2
+        with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
+            next(results)

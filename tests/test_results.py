@@ -1,0 +1,37 @@
+"""The published figures are the measured ones."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+
+
+def _tables():
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_results_is_made_from_the_recorded_results():
+    tables = _tables()
+    assert tables.PAGE.read_text(encoding="utf-8") == tables.page()
+    assert tables.README.read_text(encoding="utf-8") == tables.readme()
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_each_result_says_what_was_run_where(path):
+    result = json.loads(path.read_text())
+    assert set(result) == {"command", "commit", "machine", "value"}
+    assert {"processor", "cores", "memory_gib"} <= set(result["machine"])
+
+
+def test_results_on_real_scans_belong_to_the_model_that_is_shipped():
+    from brainmets.network.bundle import find, read
+
+    recorded = json.loads((ROOT / "benchmarks" / "results" / "starter_real.json").read_text())
+    assert recorded["value"]["sha256"] == read(find("starter")).sha256
