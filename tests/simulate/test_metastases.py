@@ -1,0 +1,173 @@
+"""Metastases are planned where and as large as stated, and painted so that the truth is true."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from brainmets.simulate.anatomy import FIRST_EXTRACEREBRAL, read_anatomy
+from brainmets.simulate.contrast import GREY, WHITE, Style, render
+from brainmets.simulate.metastases import KINDS, Plan, _draw, carve_cavity, paint, plan_metastases
+from label_heads import write_label_map
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    return read_anatomy(write_label_map(tmp_path_factory.mktemp("head") / "small.nii.gz"))
+
+
+def flat_image(head):
+    """Tissue without any texture: 1 in the brain, 0.2 around it."""
+    brain = (head.labels > 0) & (head.labels < FIRST_EXTRACEREBRAL)
+    return np.where(brain, 1.0, 0.2).astype(np.float32)
+
+
+def white_place(head):
+    """A voxel deep in white matter, free of structures."""
+    free = np.isin(head.labels, WHITE) & (head.structures == 0)
+    deep = ndimage.distance_transform_edt(free)
+    return tuple(int(i) for i in np.unravel_index(deep.argmax(), deep.shape))
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    rng = np.random.default_rng(0)
+    return [_draw((0, 0, 0), rng) for _ in range(4000)]
+
+
+def test_volumes_are_log_normal_within_limits(drawn):
+    """log₁₀ mm³: mean 1.95, standard deviation 0.95, cut to 0.5 … 4.75."""
+    logs = np.log10([np.pi / 6 * plan.diameter_mm**3 for plan in drawn])
+    assert logs.min() == pytest.approx(0.5)
+    assert logs.max() <= 4.75 + 1e-9
+    for share, z in ((0.16, -1), (0.5, 0), (0.84, 1)):
+        assert np.quantile(logs, share) == pytest.approx(1.95 + z * 0.95, abs=0.1)
+
+
+def test_many_are_below_5_mm_and_few_above_2_cm(drawn):
+    diameters = np.array([plan.diameter_mm for plan in drawn])
+    assert 0.35 < (diameters < 5).mean() < 0.55
+    assert 0.01 < (diameters > 20).mean() < 0.08
+
+
+def test_kinds_come_as_often_as_stated_where_they_can(drawn):
+    """Below 7 mm there is no room for a core."""
+    assert sum(KINDS.values()) == pytest.approx(1)
+    large = [plan.kind for plan in drawn if plan.diameter_mm >= 7]
+    counts = Counter(large)
+    for kind, share in KINDS.items():
+        expected = len(large) * share
+        assert abs(counts[kind] - expected) < 4 * np.sqrt(expected)
+    assert {plan.kind for plan in drawn if plan.diameter_mm < 7} == {"solid", "weak"}
+
+
+def test_weak_ones_enhance_less_than_all_others(drawn):
+    weak = [plan.level for plan in drawn if plan.kind == "weak"]
+    others = [plan.level for plan in drawn if plan.kind != "weak"]
+    assert 1.1 < min(weak) < max(weak) < min(others) < max(others) <= 2.5
+
+
+def test_centres_lie_in_tissue_outside_sinuses_and_apart(head):
+    plans = plan_metastases(head, 12, np.random.default_rng(1))
+    assert 6 <= len(plans) <= 12
+    for number, plan in enumerate(plans):
+        assert head.structures[plan.centre_vox] == 0
+        assert head.labels[plan.centre_vox] in (*GREY, *WHITE, 10, 11, 12, 16, 49, 50, 51)
+        for other in plans[:number]:
+            apart = np.linalg.norm(np.subtract(plan.centre_vox, other.centre_vox))
+            assert apart > (plan.diameter_mm + other.diameter_mm) / 2 + 3
+
+
+def test_the_border_of_grey_and_white_is_preferred(head):
+    grey, white = np.isin(head.labels, GREY), np.isin(head.labels, WHITE)
+    border = grey & ndimage.binary_dilation(white) | white & ndimage.binary_dilation(grey)
+    free = (grey | white) & (head.structures == 0)
+    plans = [plan_metastases(head, 1, np.random.default_rng(s))[0] for s in range(24)]
+    share = np.mean([border[plan.centre_vox] for plan in plans])
+    assert share > 1.5 * border[free].mean()
+
+
+def test_none_are_planned_when_none_are_asked_for(head):
+    assert plan_metastases(head, 0, np.random.default_rng(0)) == ()
+
+
+def test_plans_are_a_function_of_the_seed(head):
+    one, same, other = (plan_metastases(head, 4, np.random.default_rng(s)) for s in (3, 3, 4))
+    assert one == same
+    assert one != other
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("diameter_mm", [3.0, 6.0, 10.0])
+def test_a_solid_one_is_as_large_as_planned_and_bright(head, seed, diameter_mm):
+    """Deep in white matter: volume within a third, signal near its level, sharp edge."""
+    plan = Plan(white_place(head), diameter_mm, "solid", 2.0)
+    image = flat_image(head)
+    before = image.copy()
+    occupancy = paint(image, head, (plan,), np.random.default_rng(seed))
+    truth = occupancy >= 0.5
+    assert truth.sum() == pytest.approx(np.pi / 6 * diameter_mm**3, rel=0.35)
+    assert image[occupancy == 1].mean() == pytest.approx(2.0, rel=0.25)
+    shell = ndimage.binary_dilation(occupancy > 0, iterations=2) & (occupancy == 0)
+    assert image[truth].mean() > 1.3 * image[shell].mean()
+    outside = occupancy == 0  # oedema may darken white matter, nothing else changes
+    assert (image[outside] <= before[outside] + 1e-5).all()
+    changed = outside & (np.abs(image - before) > 1e-3)
+    assert not changed.any() or np.isin(head.labels[changed], WHITE).mean() > 0.6
+
+
+@pytest.mark.parametrize("kind", ["ring", "cystic"])
+def test_the_core_of_a_ring_is_dark_and_part_of_the_truth(head, kind):
+    plan = Plan(white_place(head), 14.0, kind, 2.0)
+    image = flat_image(head)
+    occupancy = paint(image, head, (plan,), np.random.default_rng(0))
+    truth = ndimage.binary_opening(occupancy >= 0.5)
+    inner = ndimage.distance_transform_edt(truth)
+    assert np.median(image[inner > 5.5]) < 1.0 < image[(inner > 0) & (inner < 2)].mean()
+    filled = ndimage.binary_fill_holes(truth)
+    assert (filled & ~truth).sum() < 0.02 * truth.sum()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_truth_stays_in_the_brain_and_out_of_sinuses(head, seed):
+    """Also for lesions planned at the surface, larger than the room there is."""
+    rng = np.random.default_rng(seed)
+    brain = (head.labels > 0) & (head.labels < FIRST_EXTRACEREBRAL)
+    surface = np.argwhere(brain & (ndimage.distance_transform_edt(brain) < 3))
+    plans = tuple(
+        Plan(tuple(int(i) for i in rng.choice(surface)), 16.0, kind, 2.0) for kind in KINDS
+    )
+    occupancy = paint(flat_image(head), head, plans, rng)
+    assert occupancy.min() >= 0
+    assert occupancy.max() == 1
+    assert brain[occupancy > 0].all()
+    assert (head.structures[occupancy > 0] == 0).all()
+
+
+def test_no_plan_paints_nothing(head):
+    image = flat_image(head)
+    occupancy = paint(image, head, (), np.random.default_rng(0))
+    assert not occupancy.any()
+    np.testing.assert_array_equal(image, flat_image(head))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_solid_ones_outshine_white_matter_in_a_rendered_head(head, seed):
+    rng = np.random.default_rng(seed)
+    image = render(head, Style(spin_echo=False, contrast=True), rng)
+    white = float(np.median(image[np.isin(head.labels, WHITE)]))
+    plan = Plan(white_place(head), 8.0, "solid", 1.6)
+    occupancy = paint(image, head, (plan,), rng)
+    assert np.median(image[occupancy == 1]) > 1.3 * white
+
+
+def test_a_cavity_is_filled_with_fluid_and_nothing_else_changes(head):
+    image = flat_image(head)
+    image[head.labels == 24] = 0.3
+    before = image.copy()
+    carve_cavity(image, head, np.random.default_rng(2))
+    changed = image != before
+    assert changed.any()
+    assert (image <= before + 1e-5).all()
+    assert image[changed].min() >= 0.3 - 1e-5

@@ -1,0 +1,223 @@
+"""A run that was killed and started again ends bit for bit where a straight one does."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from brainmets.config import Architecture, Training
+from brainmets.errors import ConfigError, RunError
+from brainmets.training import loop
+from brainmets.training.loop import learning_rate, train, weights_of
+from training_cases import prepared_case
+
+ARCHITECTURE = Architecture(width=4, full_resolution_channels=4)
+TRAINING = Training(
+    steps=4, batch=2, patch_vox=32, warmup_steps=2, checkpoint_every=2, precision="f32", seed=1
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_settling_batch(monkeypatch):
+    monkeypatch.setattr(loop, "SETTLING_BATCHES", 2)
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return [prepared_case(seed=n, name=str(n)) for n in range(3)]
+
+
+def equal(one, other):
+    a, b = weights_of(one), weights_of(other)
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def kill_at(monkeypatch, step):
+    """The next run dies when it asks for the batch of ``step``."""
+    draw = loop.draw_batch
+
+    def dies(cases, training, number):
+        if number == step:
+            raise KeyboardInterrupt
+        return draw(cases, training, number)
+
+    monkeypatch.setattr(loop, "draw_batch", dies)
+    return lambda: monkeypatch.setattr(loop, "draw_batch", draw)
+
+
+@pytest.mark.parametrize("killed_at", [2, 3])
+def test_killed_and_resumed_equals_straight(cases, tmp_path, monkeypatch, killed_at):
+    """Killed right after the checkpoint of step 2, or one step later."""
+    training = TRAINING
+    straight = train(cases, ARCHITECTURE, training, tmp_path / "straight.pt")
+    heal = kill_at(monkeypatch, killed_at)
+    with pytest.raises(KeyboardInterrupt):
+        train(cases, ARCHITECTURE, training, tmp_path / "killed.pt")
+    heal()
+    torch.manual_seed(99)  # the state of the global generators is of no account
+    np.random.seed(99)  # noqa: NPY002
+    moments = []
+    resumed = train(cases, ARCHITECTURE, training, tmp_path / "killed.pt", report=moments.append)
+    assert moments[0].step == 3  # it did not begin anew
+    assert equal(straight, resumed)
+
+
+def test_a_finished_run_started_again_gives_the_same_without_training(cases, tmp_path, monkeypatch):
+    first = train(cases, ARCHITECTURE, TRAINING, tmp_path / "run.pt")
+    monkeypatch.setattr(loop, "_advance", lambda *_: pytest.fail("trained on"))
+    assert equal(train(cases, ARCHITECTURE, TRAINING, tmp_path / "run.pt"), first)
+
+
+def test_killed_while_the_checkpoint_is_written_leaves_the_old_one(cases, tmp_path, monkeypatch):
+    save, count = torch.save, []
+
+    def dies(value, path):
+        count.append(path)
+        if len(count) == 2:
+            path.write_bytes(b"half")
+            raise KeyboardInterrupt
+        save(value, path)
+
+    monkeypatch.setattr(torch, "save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train(cases, ARCHITECTURE, TRAINING, tmp_path / "run.pt")
+    monkeypatch.setattr(torch, "save", save)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+    assert torch.load(tmp_path / "run.pt", weights_only=True)["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("architecture", "change"),
+    [
+        (ARCHITECTURE, {"seed": 2}),
+        (ARCHITECTURE, {"steps": 8}),
+        (ARCHITECTURE, {"learning_rate": 1e-4}),
+        (replace(ARCHITECTURE, full_resolution_channels=0), {}),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused(cases, tmp_path, architecture, change):
+    checkpoint = tmp_path / "run.pt"
+    train(cases, ARCHITECTURE, replace(TRAINING, steps=1), checkpoint)
+    before = checkpoint.read_bytes()
+    with pytest.raises(ConfigError, match=r"run\.pt: holds a run of other settings"):
+        train(cases, architecture, replace(TRAINING, **{"steps": 1, **change}), checkpoint)
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_checkpoint_of_other_cases_is_refused(cases, tmp_path):
+    train(cases, ARCHITECTURE, replace(TRAINING, steps=1), tmp_path / "run.pt")
+    changed = [replace(cases[0], key="another mask"), *cases[1:]]
+    for others in (cases[:2], changed):
+        with pytest.raises(ConfigError, match="other settings or cases"):
+            train(others, ARCHITECTURE, replace(TRAINING, steps=1), tmp_path / "run.pt")
+
+
+def test_looking_at_validation_cases_teaches_nothing(cases, tmp_path):
+    training = replace(TRAINING, validate_every=1)
+    blind = train(cases[:2], ARCHITECTURE, training, tmp_path / "a.pt")
+    moments = []
+    seeing = train(
+        cases[:2], ARCHITECTURE, training, tmp_path / "b.pt", validation=cases[2:],
+        report=moments.append,
+    )  # fmt: skip
+    assert equal(blind, seeing)
+    assert math.isfinite(moments[0].validation_loss)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    cases, tmp_path, monkeypatch
+):
+    checkpoint = tmp_path / "run.pt"
+    heal = kill_at(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        train(cases, ARCHITECTURE, TRAINING, checkpoint)
+    heal()
+    before = checkpoint.read_bytes()
+    broken = [replace(c, image=np.full_like(c.image, np.nan)) for c in cases]
+    with pytest.raises(RunError, match="loss is nan at step 2; the last checkpoint is kept"):
+        train(broken, ARCHITECTURE, TRAINING, checkpoint)
+    assert checkpoint.read_bytes() == before
+
+
+def test_the_rate_rises_linearly_then_falls_half_a_cosine():
+    training = Training(steps=1000, warmup_steps=100, learning_rate=2e-3)
+    rates = [learning_rate(training, step) for step in range(1001)]
+    assert rates[0] == pytest.approx(2e-3 / 100)
+    assert rates[99] == rates[100] == pytest.approx(2e-3)
+    assert rates[49] == pytest.approx(1e-3)
+    assert rates[550] == pytest.approx(2e-3 * (0.01 + 0.99 / 2))
+    assert rates[1000] == pytest.approx(2e-5)
+    assert np.all(np.diff(rates[:100]) > 0)
+    assert np.all(np.diff(rates[100:]) < 0)
+
+
+@pytest.mark.parametrize("warmup", [0, 5, 10])
+def test_the_rate_is_defined_for_runs_shorter_than_the_warm_up(warmup):
+    training = Training(steps=5, warmup_steps=warmup)
+    rates = [learning_rate(training, step) for step in range(5)]
+    assert all(0 < rate <= training.learning_rate for rate in rates)
+
+
+def test_the_seed_decides_the_weights(cases, tmp_path):
+    short = replace(TRAINING, steps=1)
+    one, same, other = (
+        train(cases, ARCHITECTURE, replace(short, seed=seed), tmp_path / f"{n}.pt")
+        for n, seed in enumerate((1, 1, 2))
+    )
+    assert equal(one, same)
+    assert not equal(one, other)
+
+
+def test_the_network_comes_back_ready_for_use(cases, tmp_path):
+    network = train(cases, ARCHITECTURE, TRAINING, tmp_path / "run.pt")
+    assert not network.training
+    assert all(m.momentum == 0.1 for m in network.modules() if hasattr(m, "momentum"))
+    assert all(torch.isfinite(v).all() for v in weights_of(network).values())
+    assert all(v.is_contiguous() and not v.requires_grad for v in weights_of(network).values())
+
+
+def test_statistics_are_those_of_the_averaged_weights(cases, tmp_path):
+    """Mean over the settling batches of what the first layer gives with the final weights."""
+    network = train(cases, ARCHITECTURE, TRAINING, tmp_path / "run.pt")
+    with torch.no_grad():
+        means = [
+            network.encoder.conv1(loop.draw_batch(cases, TRAINING, 4 + n).image).mean((0, 2, 3, 4))
+            for n in range(2)
+        ]
+    torch.testing.assert_close(network.encoder.bn1.running_mean, (means[0] + means[1]) / 2)
+
+
+def test_the_loss_is_reported_at_the_first_and_every_20th_step(cases, tmp_path, monkeypatch):
+    losses = iter(range(100))
+
+    def advance(state, *_):
+        state.step += 1
+        return float(next(losses))
+
+    monkeypatch.setattr(loop, "_advance", advance)
+    moments = []
+    training = replace(TRAINING, steps=45, checkpoint_every=1000)
+    train(cases, ARCHITECTURE, training, tmp_path / "run.pt", report=moments.append)
+    assert [(m.step, m.steps) for m in moments] == [(1, 45), (20, 45), (40, 45)]
+    assert [m.loss for m in moments] == [0, 9.5, 29.5]
+
+
+@pytest.mark.slow
+def test_a_bright_ball_is_learnt(tmp_path):
+    """Loss falls well below where it starts, and the ball is brighter than the rest."""
+    cases = [prepared_case((32, 32, 32), ((16, 16, 16),), radius=5, seed=n) for n in range(2)]
+    training = replace(
+        TRAINING, steps=120, checkpoint_every=120, learning_rate=5e-3, lesion_share=1.0, average=0.9
+    )
+    moments = []
+    network = train(cases, ARCHITECTURE, training, tmp_path / "run.pt", report=moments.append)
+    assert moments[-1].loss < 0.5 * moments[0].loss
+    with torch.inference_mode():
+        image = torch.from_numpy(cases[0].image.astype(np.float32))
+        probability = network(image[None, None]).sigmoid()[0, 0].numpy()
+    lesion = cases[0].labels > 0
+    assert probability[lesion].mean() > 0.5
+    assert probability[~lesion].mean() < 0.1
+    assert math.isfinite(moments[-1].loss)

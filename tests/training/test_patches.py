@@ -1,0 +1,226 @@
+"""Patches are a function of (seed, step), see all lesions alike, keep image and truth together."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from brainmets.config import Training
+from brainmets.training import patches
+from brainmets.training.patches import draw_batch, lesion_weights, vary
+from brainmets.training.store import DEPTH_STEP_MM
+from training_cases import prepared_case
+
+TRAINING = Training(batch=2, patch_vox=32, lesion_share=1.0, seed=3)
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """No change of contrast, and no mask that cuts: patches as they lie in the store."""
+    monkeypatch.setattr(patches, "vary", lambda image, _rng: image)
+    monkeypatch.setattr(patches, "_mask_depth", lambda shape, _rng: np.full(shape, 100, np.float32))
+
+
+def batches(cases, training=TRAINING, steps=range(30)):
+    return [draw_batch(cases, training, step) for step in steps]
+
+
+def same(one, other):
+    pairs = ((one.image, other.image), (one.target, other.target), (one.weight, other.weight))
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def coded(shape=(48, 40, 44), fill=None):
+    """A case whose grey values name their voxel (small whole numbers, exact in float16)."""
+    case = prepared_case(shape)
+    image = np.random.default_rng(1).integers(1, 2000, shape).astype(np.float16)
+    return replace(case, image=image if fill is None else np.full(shape, fill, np.float16))
+
+
+def test_the_same_seed_and_step_give_the_same_batch():
+    cases = [prepared_case(seed=s, name=str(s)) for s in range(3)]
+    later = draw_batch(cases, TRAINING, 7)  # whatever was drawn before
+    batches(cases, steps=range(3))
+    assert same(draw_batch(cases, TRAINING, 7), later)
+
+
+def test_another_seed_or_step_gives_another_batch():
+    cases = [prepared_case(seed=s, name=str(s)) for s in range(3)]
+    first = draw_batch(cases, TRAINING, 7)
+    assert not same(draw_batch(cases, TRAINING, 8), first)
+    assert not same(draw_batch(cases, replace(TRAINING, seed=4), 7), first)
+
+
+def test_drawing_leaves_the_global_generators_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    draw_batch([prepared_case()], TRAINING, 0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_shapes_and_types():
+    batch = draw_batch([prepared_case()], replace(TRAINING, batch=3), 0)
+    for tensor in (batch.image, batch.target, batch.weight):
+        assert tensor.shape == (3, 1, 32, 32, 32)
+        assert tensor.dtype == torch.float32
+    assert set(batch.target.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_each_patch_of_a_batch_comes_from_a_case_of_its_own(plain):
+    cases = [replace(coded(fill=n), lesions=()) for n in range(1, 6)]
+    for batch in batches(cases, replace(TRAINING, batch=5), range(5)):
+        assert sorted(batch.image.amax((1, 2, 3, 4)).tolist()) == [1, 2, 3, 4, 5]
+
+
+def test_few_cases_serve_a_larger_batch():
+    assert draw_batch([prepared_case()], replace(TRAINING, batch=4), 0).image.shape[0] == 4
+
+
+def test_flips_keep_image_and_target_together(plain):
+    """Bright voxels are the target's, in every patch, and all eight flips occur."""
+    case = prepared_case((33, 33, 33), ((12, 14, 16),))
+    image = np.zeros(case.image.shape, np.float16)
+    image[case.labels > 0] = 7
+    image[13, 14, 16] = 8  # off the centre, so that each flip shows
+    case = replace(case, image=image)
+    for batch in batches([case]):
+        assert torch.equal(batch.image > 6, batch.target > 0)
+        assert torch.equal(batch.weight > 1, batch.target > 0)
+    places = {
+        tuple((b.image[n, 0] == 8).nonzero()[0].tolist() > np.array([15, 15, 15]))
+        for b in batches([case], steps=range(60))
+        for n in range(2)
+    }
+    assert len(places) == 8
+
+
+def test_patches_are_cut_from_the_image(plain):
+    """Every patch, flipped back, is a block of the stored image."""
+    case = coded()
+    places = {int(v): i for i, v in enumerate(case.image.flat)}
+    assert len(places) > 1000
+    windows = np.lib.stride_tricks.sliding_window_view(case.image, (32, 32, 32))
+    for batch in batches([case], steps=range(4)):
+        for patch in batch.image[:, 0].numpy():
+            turned = [
+                np.flip(patch, axes) for axes in ((), 0, 1, 2, (0, 1), (0, 2), (1, 2), (0, 1, 2))
+            ]
+            corners = [np.argwhere(windows[..., 0, 0, 0] == t[0, 0, 0]) for t in turned]
+            assert any(
+                np.array_equal(windows[tuple(corner)], t)
+                for t, found in zip(turned, corners, strict=True)
+                for corner in found
+            )
+
+
+def test_a_case_smaller_than_the_patch_is_padded_with_nothing_to_see(monkeypatch):
+    """The whole case is in each patch, once; around it all is 0 and weighs 1."""
+    monkeypatch.setattr(patches, "vary", lambda image, _rng: image + 5)
+    case = prepared_case((20, 24, 36), ((3, 4, 5),))
+    count = int((case.labels > 0).sum())
+    for batch in batches([case]):
+        for n in range(2):
+            seen = batch.image[n, 0] != 0
+            assert seen.sum() <= 20 * 24 * 32
+            assert seen.any(2).any(1).sum() == 20
+            assert seen.any(2).any(0).sum() == 24
+            outside = ~seen
+            assert (batch.target[n, 0][outside] == 0).all()
+            assert (batch.weight[n, 0][outside] == 1).all()
+            assert batch.target[n].sum() in (count, 0)
+
+
+def test_lesions_are_drawn_alike_whatever_their_size(plain):
+    """A lesion of 1 voxel beside one of thousands: each is the centre of half the patches."""
+    shape = (200, 40, 40)
+    labels = np.zeros(shape, np.uint8)
+    labels[5:35, 5:35, 5:35] = 1
+    labels[180, 20, 20] = 2
+    case = prepared_case(shape)
+    case = replace(
+        case, labels=labels, image=labels.astype(np.float16), lesions=((20, 20, 20), (180, 20, 20))
+    )
+    counts = Counter(
+        float(patch.max()) for b in batches([case], steps=range(150)) for patch in b.image
+    )
+    assert set(counts) == {1.0, 2.0}
+    assert abs(counts[2.0] - 150) < 4 * np.sqrt(300 / 4)
+
+
+def test_the_drawn_lesion_lies_in_the_patch_also_at_the_volumes_corner(plain):
+    case = prepared_case((50, 60, 70), ((0, 0, 0), (49, 59, 69)), radius=0)
+    for batch in batches([case]):
+        assert (batch.target.amax((1, 2, 3, 4)) == 1).all()
+
+
+def test_the_stated_share_of_patches_is_drawn_near_lesions(plain):
+    """In a volume where a random patch rarely meets the lesion."""
+    case = prepared_case((300, 40, 40), ((290, 20, 20),), radius=0)
+    training = replace(TRAINING, lesion_share=0.6)
+    near = sum(
+        int(b.target[n].any()) for b in batches([case], training, range(150)) for n in (0, 1)
+    )
+    chance = 0.6 + 0.4 * 26 / 300  # centres within 16 of a lesion 10 from the end
+    assert abs(near - 300 * chance) < 4 * np.sqrt(300 * 0.6 * 0.4)
+
+
+def test_the_mask_hides_image_and_target_alike(monkeypatch):
+    """What lies deeper outside the brain than the mask reaches is 0 in both."""
+    monkeypatch.setattr(patches, "vary", lambda image, _rng: image + 100)
+    monkeypatch.setattr(patches, "_mask_depth", lambda shape, _rng: np.full(shape, 0.5, np.float32))
+    case = prepared_case((32, 32, 32), ((16, 16, 16),), radius=6)
+    depth = np.empty((32, 32, 32), np.int8)
+    depth[:] = np.arange(-16, 16)  # steps of 0.25 mm: visible up to 2
+    case = replace(case, depth=depth)
+    visible = int((depth * DEPTH_STEP_MM <= 0.5).sum())
+    hidden_lesion = int(((case.labels > 0) & (depth <= 2)).sum())
+    assert hidden_lesion < (case.labels > 0).sum()
+    for batch in batches([case]):
+        for n in range(2):
+            assert int((batch.image[n] != 0).sum()) == visible
+            assert int(batch.target[n].sum()) == hidden_lesion
+            assert (batch.weight[n][batch.target[n] == 0] == 1).all()
+
+
+def test_the_masks_surface_varies_between_its_limits():
+    rng = np.random.default_rng(0)
+    depths = [patches._mask_depth((16, 16, 16), rng) for _ in range(200)]
+    levels = np.array([d.mean() for d in depths])
+    assert levels.min() < 0
+    assert levels.max() > 3
+    assert np.mean([d.std() > 0.1 for d in depths]) > 0.5
+
+
+def test_weights_follow_the_stated_formula():
+    sizes = {1: 1, 2: 15, 3: 16, 4: 500, 5: 1000, 6: 4000}
+    labels = torch.zeros(30, 30, 30, dtype=torch.int64)
+    flat = labels.view(-1)
+    start = 0
+    for label, size in sizes.items():
+        flat[start : start + size] = label
+        start += size
+    found = lesion_weights(labels)
+    for label, size in sizes.items():
+        expected = min(8, max(1, np.sqrt(1000 / size)))
+        np.testing.assert_allclose(found[labels == label].numpy(), expected, rtol=1e-6)
+    assert (found[labels == 0] == 1).all()
+
+
+def test_variation_is_seeded_bounded_and_keeps_the_input():
+    image = torch.from_numpy(np.random.default_rng(0).normal(0, 1, (8, 8, 8)).astype(np.float32))
+    kept = image.clone()
+    versions = [vary(image, np.random.default_rng(s)) for s in range(60)]
+    assert torch.equal(image, kept)
+    assert torch.equal(vary(image, np.random.default_rng(5)), versions[5])
+    assert len({v.sum().item() for v in versions}) == 60
+    assert all(v.dtype == torch.float32 and v.shape == image.shape for v in versions)
+    assert max(v.abs().max() for v in versions) < 10
+
+
+def test_bending_keeps_the_order_of_grey_values():
+    values = torch.linspace(-6, 10, 200)
+    for gamma in (0.7, 1.0, 1.4):
+        assert (patches._bend(values, gamma).diff() > 0).all()
