@@ -6,7 +6,7 @@ import numpy as np
 
 from brainmets.cohort import Case
 from brainmets.io import nifti
-from brainmets.training.store import PreparedCase
+from brainmets.training.store import LEVELS_MM, PreparedCase
 from phantoms import Ball, make_grid, make_head
 
 BALLS = (Ball((8, 2, 0), 6, 90), Ball((-9, -4, 3), 4, 90))
@@ -23,7 +23,13 @@ def prepared_case(shape=(40, 44, 36), lesions=((20, 20, 18),), *, radius=3, seed
     image[labels > 0] += 4
     depth = np.full(shape, -127, np.int8)
     return PreparedCase(
-        name, f"key-{name}", image.astype(np.float16), labels, depth, tuple(lesions)
+        name,
+        f"key-{name}",
+        image.astype(np.float16),
+        labels,
+        depth,
+        tuple(lesions),
+        ((0.0, 1.0),) * len(LEVELS_MM),
     )
 
 

@@ -144,6 +144,10 @@ class Training:
             self.patch_vox >= 32 and self.patch_vox % 32 == 0,
             f"patch_vox is {self.patch_vox}, expected a multiple of 32",
         )
+        _require(
+            self.batch * (self.patch_vox // 32) ** 3 > 1,
+            "one patch of 32 leaves normalisation a single value; raise batch or patch_vox",
+        )
         _require(0 <= self.lesion_share <= 1, "lesion_share lies outside 0 to 1")
         _require(0 <= self.average < 1, "average lies outside [0, 1)")
         _require(self.checkpoint_every >= 1, "checkpoint_every is below 1")

@@ -153,6 +153,9 @@ def train(
     ] = None,
     test: Annotated[Path | None, typer.Option(help="Cohort for the card's figures.")] = None,
     preset: Annotated[Preset, typer.Option(help="light trains on a CPU.")] = Preset.light,
+    start: Annotated[
+        str | None, typer.Option(help="Model whose weights to start from, instead of random ones.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2000,
     patch: Annotated[int, typer.Option(help="Side of the patches, in voxels.")] = 96,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and patches.")] = 0,
@@ -177,7 +180,7 @@ def train(
     plan = plan_training(
         cohort, out.stem, validation=validation, test=test, preset=preset.value,
         options={"steps": steps, "patch_vox": patch, "seed": seed}, trained_on=trained_on,
-        target_labels=target,
+        target_labels=target, start=start,
     )  # fmt: skip
     with training_listeners(screen) as listeners:
         bundle = train_model(

@@ -5,6 +5,7 @@ often; started again with the same output it goes on where the last checkpoint s
 and ends with the same weights.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,6 +67,7 @@ def train(
     checkpoint: Path,
     *,
     validation: Sequence[PreparedCase] = (),
+    start: Mapping[str, Tensor] | None = None,
     report: Callable[[Moment], None] | None = None,
     device: str = "cpu",
 ) -> UNet:
@@ -76,6 +78,7 @@ def train(
         architecture: shape of the network.
         training: steps, patches, rates, seed.
         checkpoint: file to resume from if it exists, and to save to.
+        start: weights to start from, by name; random ones if None.
         validation: cases whose loss is looked at now and then; they teach nothing.
         report: called every 20 steps.
         device: ``cpu`` or ``cuda``.
@@ -84,11 +87,12 @@ def train(
         RunError: the loss is no longer finite; the last checkpoint is kept.
         ConfigError: the checkpoint belongs to a run of other settings.
     """
-    state = _start(architecture, training, device)
+    state = _start(architecture, training, device, start)
     settings = {
         "architecture": to_mapping(architecture),
         "training": to_mapping(training),
         "cases": [case.key for case in cases],
+        "start": None if start is None else _digest(start),
     }
     if checkpoint.is_file():
         _resume(state, checkpoint, settings)
@@ -107,11 +111,24 @@ def train(
     return _settle(state.average, cases, training, device)
 
 
-def _start(architecture: Architecture, training: Training, device: str) -> State:
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _start(
+    architecture: Architecture,
+    training: Training,
+    device: str,
+    start: Mapping[str, Tensor] | None,
+) -> State:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        network = UNet(architecture)
-    average = UNet(architecture)
+        network, average = UNet(architecture), UNet(architecture)
+    if start is not None:
+        network.load_state_dict(start)
     average.load_state_dict(network.state_dict())
     for model in (network, average):
         model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -132,13 +149,13 @@ def _advance(state: State, cases: Sequence[PreparedCase], training: Training, de
     loss = dice_and_cross_entropy(logits.float(), batch.target.to(device), batch.weight.to(device))
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise RunError(
-            f"the loss is {value} at step {state.step}; the last checkpoint is kept. "
-            "Lower the learning rate, or train in f32"
-        )
+        raise _diverged(f"the loss is {value}", state.step)
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(state.network.parameters(), 12.0)
+    try:
+        nn.utils.clip_grad_norm_(state.network.parameters(), 12.0, error_if_nonfinite=True)
+    except RuntimeError as error:
+        raise _diverged("a gradient is not finite", state.step) from error
     state.optimiser.step()
     state.step += 1
     _follow(state.average, state.network, min(training.average, state.step / (state.step + 10)))
@@ -160,6 +177,13 @@ def validation_loss(
         losses.append(float(dice_and_cross_entropy(logits.float(), target, weight)))
     network.train()
     return sum(losses) / len(losses)
+
+
+def _diverged(what: str, step: int) -> RunError:
+    return RunError(
+        f"{what} at step {step}; the last checkpoint is kept. "
+        "Lower the learning rate, or train in f32"
+    )
 
 
 def learning_rate(training: Training, step: int) -> float:

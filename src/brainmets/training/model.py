@@ -22,8 +22,8 @@ from brainmets.errors import CohortError, ConfigError
 from brainmets.evaluation.case import CaseScores
 from brainmets.evaluation.summary import summarise
 from brainmets.io.storage import require_writable
-from brainmets.network.bundle import Bundle, read, write
-from brainmets.network.torch_engine import choose_device, torch_engine
+from brainmets.network.bundle import Bundle, find, read, write
+from brainmets.network.torch_engine import build, choose_device, torch_engine
 from brainmets.pipeline import Model
 from brainmets.training.loop import Moment, train, weights_of
 from brainmets.training.store import PreparedCase, prepare_cohort
@@ -53,6 +53,7 @@ class Plan:
         tiling: how volumes are cut in use.
         card: statements for the model card (``trained_on``, ``licence``, …).
         target_labels: labels of the reference masks that are lesion; None: all above 0.
+        start: model whose weights to start from; None: random weights.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Plan:
     tiling: Tiling
     card: Mapping[str, Any]
     target_labels: tuple[int, ...] | None = None
+    start: Bundle | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ PRESETS = {
 }
 
 
-def plan_training(
+def plan_training(  # noqa: PLR0913  # one parameter for each option of the command
     cohort: Path,
     name: str,
     *,
@@ -92,6 +94,7 @@ def plan_training(
     options: Mapping[str, Any] | None = None,
     trained_on: str = "",
     target_labels: Sequence[int] | None = None,
+    start: str | Path | None = None,
 ) -> Plan:
     """A plan from cohorts on disk.
 
@@ -105,13 +108,16 @@ def plan_training(
         trained_on: for the card.
         target_labels: labels of the reference masks that are lesion (BraTS: 1 and 3);
             None: all above 0.
+        start: model whose weights, architecture and recipe to start from.
 
     Raises:
+        BundleError: no such model to start from.
         CohortError: a cohort that cannot be read, or is empty.
         ConfigError: an unknown option or preset.
     """
     if preset not in PRESETS:
         raise ConfigError(f"preset {preset!r}; expected one of {', '.join(PRESETS)}")
+    begun = read(find(start)) if start else None
     whole = read_cohort(cohort)
     learn, check = (
         (whole.with_masks(), read_cohort(validation).with_masks()) if validation else split(whole)
@@ -121,12 +127,13 @@ def plan_training(
         training=learn,
         validation=check,
         test=read_cohort(test).with_masks() if test else Cohort(()),
-        architecture=PRESETS[preset],
+        architecture=begun.architecture if begun else PRESETS[preset],
         settings=from_mapping(Training, options or {}),
-        recipe=Recipe(),
+        recipe=begun.recipe if begun else Recipe(),
         tiling=Tiling(),
         card={"trained_on": trained_on or f"{len(learn)} cases of the user's own"},
         target_labels=tuple(target_labels) if target_labels else None,
+        start=begun,
     )
 
 
@@ -215,6 +222,7 @@ def train_model(
     )  # fmt: skip
     network = train(
         prepared, plan.architecture, plan.settings, work / "checkpoint.pt",
+        start=build(plan.start).state_dict() if plan.start else None,
         validation=held_out, report=tell.training, device=device,
     )  # fmt: skip
     weights = {name: tensor.numpy() for name, tensor in weights_of(network).items()}
@@ -251,6 +259,9 @@ def _figures(plan: Plan, model: Model, tell: Listeners) -> dict[str, Any]:
     if len(plan.test):
         shown = score_cohort(plan.test, model, tell.validating, target_labels=labels)
         figures["results"]["test"] = _results(shown)
+    if plan.start:
+        begun = {"name": plan.start.name, "sha256": plan.start.sha256}
+        figures["started_from"] = {**begun, "training": plan.start.card.get("training")}
     figures["sensitivity_by_size"] = _by_size(summarise(shown))
     return figures
 

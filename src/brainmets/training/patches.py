@@ -1,7 +1,8 @@
 """Random patches: which case, where, how deep the brain mask cuts, how the image varies.
 
 Everything is a function of (seed, step), so a resumed run sees what an uninterrupted one
-would have seen.
+would have seen. The mask ends 1 mm inside to 4 mm outside the brain's surface, by chance, so
+that any extractor that meets the contract may serve, and scans whose skull is off too.
 """
 
 from collections.abc import Sequence
@@ -15,12 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from brainmets.config import Training
-from brainmets.training.store import DEPTH_STEP_MM, PreparedCase
+from brainmets.training.store import DEPTH_STEP_MM, LEVELS_MM, PreparedCase
 from brainmets.volume import Array
-
-SHALLOWEST_MM, DEEPEST_MM = -1.0, 4.0
-"""The mask's surface lies this far outside the brain's, by chance: a margin of 2 mm, ± 2
-and a little more, so that any extractor that meets the contract may serve."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +45,11 @@ def _draw_patch(
         _cut(a, corner, training.patch_vox, fill)
         for a, fill in ((case.image, 0), (case.labels, 0), (case.depth, 127))
     )
-    visible = depth * DEPTH_STEP_MM <= _mask_depth(depth.shape, rng)
+    level = float(rng.uniform(LEVELS_MM[0], LEVELS_MM[-1]))
+    visible = depth * DEPTH_STEP_MM <= level + _waves(depth.shape, rng)
     flips = tuple(int(a) for a in np.flatnonzero(rng.random(3) < 0.5))
     seen = torch.from_numpy(np.ascontiguousarray(visible))
-    grey = vary(torch.from_numpy(image.astype(np.float32)), rng) * seen
+    grey = vary(torch.from_numpy(_rescored(image, case, level)), rng) * seen
     lesions = torch.from_numpy(labels.astype(np.int64)) * seen
     weight = lesion_weights(lesions)
     target = (lesions > 0).float()
@@ -84,12 +82,19 @@ def _cut(array: Array, corner: npt.NDArray[np.int64], side: int, fill: int) -> A
     return patch
 
 
-def _mask_depth(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """How far outside the brain the mask ends, varying smoothly (mm)."""
+def _rescored(image: Array, case: PreparedCase, level_mm: float) -> npt.NDArray[np.float32]:
+    """Z-scores as they are where the mask ends at ``level_mm``, as in use."""
+    mean, deviation = (
+        np.interp(level_mm, LEVELS_MM, values) for values in zip(*case.levels, strict=True)
+    )
+    return np.asarray((image.astype(np.float32) - mean) / deviation, np.float32)
+
+
+def _waves(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """How much the mask's end varies smoothly from place to place (mm)."""
     nodes = torch.from_numpy(rng.standard_normal((1, 1, 5, 5, 5), dtype=np.float32))
     wave = functional.interpolate(nodes, shape, mode="trilinear", align_corners=True)[0, 0]
-    level = rng.uniform(SHALLOWEST_MM, DEEPEST_MM)
-    return np.asarray(level + rng.uniform(0, 1.2) * wave.numpy(), np.float32)
+    return np.asarray(rng.uniform(0, 1.2) * wave.numpy(), np.float32)
 
 
 def vary(image: Tensor, rng: np.random.Generator) -> Tensor:

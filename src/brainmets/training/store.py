@@ -22,11 +22,13 @@ from brainmets.preprocess.prepare import prepare
 from brainmets.preprocess.resample import resample
 from brainmets.volume import Array, require_same_grid, to_nearest_ras
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised when what is stored changes, so that old entries are not read."""
 SURROUNDING_MM = 4.0
 """Tissue kept around the brain, from which training cuts masks of varying depth."""
 DEPTH_STEP_MM = 0.25
+LEVELS_MM = (-1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
+"""Depths at which a brain mask may end in training; each has Z-scores of its own."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class PreparedCase:
         labels: uint8 lesions 1…n (0: none).
         depth: int8 signed distance to the brain's surface in steps of 0.25 mm, positive outside.
         lesions: for each lesion its voxels' bounding-box centre.
+        levels: mean and standard deviation of ``image`` inside a mask that ends at each of
+            LEVELS_MM: use scores within the mask it has, and so must training.
     """
 
     case_id: str
@@ -48,6 +52,7 @@ class PreparedCase:
     labels: npt.NDArray[np.uint8]
     depth: npt.NDArray[np.int8]
     lesions: tuple[tuple[int, int, int], ...]
+    levels: tuple[tuple[float, float], ...]
 
 
 def prepare_cohort(
@@ -129,16 +134,29 @@ def _prepare_case(
     depth = _signed_distance(inner[box], recipe.spacing_mm)
     labels, _ = ndimage.label(inside[box], np.ones((3, 3, 3)))
     with whole_folder(folder) as temporary:
-        np.save(temporary / "image.npy", wide.volume.data[box].astype(np.float16))
+        image = wide.volume.data[box].astype(np.float16)
+        np.save(temporary / "image.npy", image)
         np.save(temporary / "labels.npy", np.minimum(labels, 255).astype(np.uint8))
         np.save(temporary / "depth.npy", depth)
-        write_json(temporary / "lesions.json", _centres(labels))
+        facts = {"lesions": _centres(labels), "levels": score_levels(image, depth)}
+        write_json(temporary / "facts.json", facts)
 
 
 def _signed_distance(inner: Array, spacing_mm: float) -> npt.NDArray[np.int8]:
     outside = ndimage.distance_transform_edt(~inner) - ndimage.distance_transform_edt(inner)
     steps = np.rint(outside * spacing_mm / DEPTH_STEP_MM)
     return np.clip(steps, -127, 127).astype(np.int8)
+
+
+def score_levels(
+    image: npt.NDArray[np.float16], depth: npt.NDArray[np.int8]
+) -> list[tuple[float, float]]:
+    """Mean and standard deviation of ``image`` inside each of LEVELS_MM."""
+    levels = []
+    for level in LEVELS_MM:
+        inside = image[depth * DEPTH_STEP_MM <= level].astype(np.float64)
+        levels.append((float(inside.mean()), max(float(inside.std()), 1e-3)))
+    return levels
 
 
 def _centres(labels: Array) -> list[list[int]]:
@@ -148,7 +166,11 @@ def _centres(labels: Array) -> list[list[int]]:
 
 def _open(case: Case, folder: Path) -> PreparedCase:
     arrays = {n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("image", "labels", "depth")}
-    lesions = json.loads((folder / "lesions.json").read_text(encoding="utf-8"))
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     return PreparedCase(
-        case.case_id, folder.name, **arrays, lesions=tuple((x, y, z) for x, y, z in lesions)
+        case.case_id,
+        folder.name,
+        **arrays,
+        lesions=tuple((x, y, z) for x, y, z in facts["lesions"]),
+        levels=tuple((mean, deviation) for mean, deviation in facts["levels"]),
     )

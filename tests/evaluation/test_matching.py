@@ -1,0 +1,287 @@
+"""Matching rules against slow references, and what must hold of any pairing."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from brainmets.errors import ConfigError, GridMismatchError
+from brainmets.evaluation.lesionwise import SIZE_BINS, any_overlap, match
+from brainmets.evaluation.matching import (
+    AGREEMENTS,
+    RULES,
+    AnyOverlap,
+    CentroidWithin,
+    IouAtLeast,
+    OneToOne,
+    iou,
+    look_at,
+    merges_and_splits,
+    pair_up,
+    panoptic_scores,
+    scores_by_size,
+)
+from brainmets.lesions import components
+from brainmets.volume import Grid, Volume
+
+SHAPE = (8, 5, 4)
+labels = hnp.arrays(np.int32, SHAPE, elements=st.integers(0, 5))
+sparse = hnp.arrays(np.bool_, SHAPE, elements=st.sampled_from([False] * 4 + [True]))
+rules = st.sampled_from(
+    [
+        AnyOverlap(),
+        IouAtLeast(0.2),
+        IouAtLeast(0.6),
+        OneToOne(),
+        OneToOne("iou", 0.1),
+        CentroidWithin(2.0),
+    ]
+)
+quick = settings(max_examples=40, deadline=None)
+
+
+def volume(data, spacing=(1.0, 1.0, 1.0)):
+    return Volume(np.asarray(data), Grid(np.shape(data), np.diag([*spacing, 1.0])))
+
+
+def line(*runs):
+    """A label image with runs of voxels along its first axis, numbered."""
+    data = np.zeros((30, 3, 3), np.int32)
+    for number, (start, stop) in enumerate(runs, start=1):
+        data[start:stop, 1, 1] = number
+    return volume(data)
+
+
+def paired(reference, prediction, rule):
+    return pair_up(look_at(reference, prediction), rule)
+
+
+def keys(pairing):
+    return [(p.reference_label, p.prediction_label) for p in pairing.pairs]
+
+
+def values(scores):
+    return {name: s.value for name, s in scores.items()}
+
+
+# Rules
+
+
+@quick
+@given(labels, labels)
+def test_any_overlap_is_the_matching_that_lesionwise_does(reference, prediction):
+    pair = volume(reference), volume(prediction)
+    assert paired(*pair, AnyOverlap()).match == match(*pair, any_overlap)
+
+
+@quick
+@given(labels, labels, st.sampled_from([0.05, 0.3, 0.5, 0.9]))
+def test_iou_pairs_are_those_that_a_look_at_every_pair_gives(reference, prediction, least):
+    expected = []
+    for a in range(1, 6):
+        for b in range(1, 6):
+            one, other = reference == a, prediction == b
+            if (one | other).any() and (one & other).sum() / (one | other).sum() >= least:
+                expected.append((a, b))
+    assert keys(paired(volume(reference), volume(prediction), IouAtLeast(least))) == expected
+
+
+@quick
+@given(
+    hnp.arrays(np.int32, SHAPE, elements=st.integers(0, 4)),
+    hnp.arrays(np.int32, SHAPE, elements=st.integers(0, 4)),
+    st.sampled_from(list(AGREEMENTS)),
+)
+def test_one_to_one_is_the_best_of_all_assignments(reference, prediction, agreement):
+    found = look_at(volume(reference), volume(prediction))
+    worth = {
+        (o.reference_label, o.prediction_label): AGREEMENTS[agreement](o) for o in found.overlaps
+    }
+    best = max(
+        sum(worth.get((a, b), 0) for a, b in enumerate(order, start=1))
+        for order in permutations(range(1, 5))
+    )
+    got = pair_up(found, OneToOne(agreement))
+    assert sum(worth[key] for key in keys(got)) == pytest.approx(best)
+
+
+def greedy(overlaps, measured):
+    chosen, used = [], (set(), set())
+    for pair in sorted(overlaps, key=measured, reverse=True):
+        if pair.reference_label not in used[0] and pair.prediction_label not in used[1]:
+            chosen.append(pair)
+            used[0].add(pair.reference_label)
+            used[1].add(pair.prediction_label)
+    return chosen
+
+
+@quick
+@given(labels, labels)
+def test_one_to_one_uses_each_lesion_once_and_is_never_worse_than_greedy(reference, prediction):
+    found = look_at(volume(reference), volume(prediction))
+    pairs = OneToOne("iou").pairs(found)
+    assert len({p.reference_label for p in pairs}) == len(pairs)
+    assert len({p.prediction_label for p in pairs}) == len(pairs)
+    assert sum(map(iou, pairs)) >= sum(map(iou, greedy(found.overlaps, iou))) - 1e-12
+
+
+def test_one_to_one_beats_greedy_where_greedy_is_short_sighted():
+    reference, prediction = line((0, 10), (12, 16)), line((1, 6), (6, 16))
+    # 2–2 has IoU 4/10, 1–2 too (4/16 shared … less); the best sum pairs both.
+    assert keys(paired(reference, prediction, OneToOne())) == [(1, 1), (2, 2)]
+    assert keys(paired(reference, prediction, AnyOverlap())) == [(1, 1), (1, 2), (2, 2)]
+
+
+def slow_centroid_pairs(found, distance):
+    """Number of pairs and summed distance of the best pairing, over all of them."""
+    apart = {
+        (i, j): np.linalg.norm(np.subtract(r.centroid_ras_mm, p.centroid_ras_mm))
+        for i, r in enumerate(found.reference)
+        for j, p in enumerate(found.prediction)
+    }
+    n, m = len(found.reference), len(found.prediction)
+    best = (0, 0.0)
+    for order in permutations(range(max(n, m)), n):
+        near = [apart[i, j] for i, j in enumerate(order) if j < m and apart[i, j] <= distance]
+        best = min(best, (-len(near), sum(near)))
+    return -best[0], best[1]
+
+
+@quick
+@given(
+    hnp.arrays(np.int32, SHAPE, elements=st.integers(0, 4)),
+    hnp.arrays(np.int32, SHAPE, elements=st.integers(0, 4)),
+    st.sampled_from([0.4, 1.0, 2.5]),
+)
+def test_centroids_are_paired_as_many_and_as_near_as_can_be(reference, prediction, distance):
+    spacing = (0.5, 1.0, 3.0)
+    found = look_at(volume(reference, spacing), volume(prediction, spacing))
+    pairs = CentroidWithin(distance).pairs(found)
+    where = [{x.label: x.centroid_ras_mm for x in s} for s in (found.reference, found.prediction)]
+    total = sum(
+        np.linalg.norm(np.subtract(where[0][p.reference_label], where[1][p.prediction_label]))
+        for p in pairs
+    )
+    number, least = slow_centroid_pairs(found, distance)
+    assert len(pairs) == number
+    assert total == pytest.approx(least)
+
+
+def test_near_centroids_match_without_a_shared_voxel_and_in_millimetres():
+    reference, prediction = line((2, 5)), line((5, 8))
+    assert keys(paired(reference, prediction, CentroidWithin(3.0))) == [(1, 1)]
+    assert keys(paired(reference, prediction, CentroidWithin(2.9))) == []
+    got = paired(reference, prediction, CentroidWithin(3.0))
+    assert got.match.reference[0].matched
+    assert got.match.reference[0].dice.value == 0
+    assert (got.pairs[0].reference_vox, got.pairs[0].prediction_vox) == (3, 3)
+    wide = [volume(v.data, (2.0, 1.0, 1.0)) for v in (reference, prediction)]
+    assert keys(paired(*wide, CentroidWithin(5.9))) == []
+
+
+@quick
+@given(labels, labels, rules, st.permutations(range(1, 6)), st.permutations(range(1, 6)))
+def test_other_numbers_for_the_same_lesions_change_no_score(reference, prediction, rule, p, q):
+    one = paired(volume(reference), volume(prediction), rule)
+    renamed = [np.array([0, *order], np.int32)[x] for order, x in ((p, reference), (q, prediction))]
+    other = paired(*map(volume, renamed), rule)
+    assert len(one.pairs) == len(other.pairs)
+    a, b = scores_by_size(one), scores_by_size(other)
+    if isinstance(rule, AnyOverlap | IouAtLeast):  # equally good assignments may differ in size
+        for name in SIZE_BINS:
+            assert values(a[name]) == pytest.approx(values(b[name]), nan_ok=True)
+    else:
+        worth = sum if isinstance(rule, CentroidWithin) else (lambda x: round(sum(x), 9))
+        assert worth([0.0] * len(one.pairs)) == worth([0.0] * len(other.pairs))
+
+
+@quick
+@given(sparse, rules)
+def test_a_mask_paired_with_itself_is_perfect(mask, rule):
+    lesions = components(volume(mask))
+    got = paired(lesions, lesions, rule)
+    assert all(lesion.matched for lesion in (*got.match.reference, *got.match.prediction))
+    if isinstance(rule, CentroidWithin):
+        return  # two lesions may have the same centroid
+    assert keys(got) == [(i, i) for i in range(1, lesions.data.max() + 1)]
+    expected = 1.0 if mask.any() else np.nan
+    assert set(values(panoptic_scores(got)).values()) == pytest.approx({expected}, nan_ok=True) or (
+        np.isnan(expected)
+    )
+
+
+def test_unknown_options_are_refused():
+    for attempt in (
+        lambda: IouAtLeast(0),
+        lambda: IouAtLeast(float("nan")),
+        lambda: OneToOne("hausdorff"),
+        lambda: OneToOne(least=2),
+        lambda: CentroidWithin(-1),
+    ):
+        with pytest.raises(ConfigError):
+            attempt()
+    assert {type(make()) for make in RULES.values()} == {
+        AnyOverlap,
+        IouAtLeast,
+        OneToOne,
+        CentroidWithin,
+    }
+
+
+def test_lesions_on_different_grids_are_not_paired():
+    with pytest.raises(GridMismatchError):
+        look_at(line((1, 2)), volume(line((1, 2)).data, (1, 1, 2)))
+
+
+# What follows
+
+
+def test_merged_and_split_lesions_are_named():
+    found = look_at(line((2, 5), (7, 10), (12, 20)), line((3, 9), (12, 14), (16, 19), (25, 26)))
+    got = merges_and_splits(found)
+    assert got.merged == {1: (1, 2)}
+    assert got.split == {3: (2, 3)}
+    assert merges_and_splits(look_at(line(), line((1, 3)))).split == {}
+
+
+def test_panoptic_quality_by_hand():
+    # Pairs: 4 of 6 shared (IoU 4/6, Dice 8/10) and 2 of 2; one missed, two false positives.
+    reference = line((0, 5), (10, 12), (20, 22))
+    prediction = line((1, 6), (10, 12), (25, 26), (28, 29))
+    got = values(panoptic_scores(paired(reference, prediction, OneToOne())))
+    assert got["recognition_quality"] == pytest.approx(2 / (2 + 2 / 2 + 1 / 2))
+    assert got["segmentation_quality"] == pytest.approx((4 / 6 + 1) / 2)
+    assert got["panoptic_quality"] == pytest.approx((4 / 6 + 1) / 3.5)
+    by_dice = values(panoptic_scores(paired(reference, prediction, OneToOne()), "dice"))
+    assert by_dice["segmentation_quality"] == pytest.approx(0.9)
+
+
+def test_panoptic_quality_where_one_side_or_both_are_empty():
+    missed = panoptic_scores(paired(line((1, 3)), line(), OneToOne()))
+    assert missed["recognition_quality"].value == missed["panoptic_quality"].value == 0
+    assert missed["segmentation_quality"].reason == "no lesion was found"
+    nothing = panoptic_scores(paired(line(), line(), OneToOne()))
+    assert not any(score.defined for score in nothing.values())
+
+
+def test_panoptic_quality_refuses_several_partners():
+    with pytest.raises(ConfigError, match="one-to-one"):
+        panoptic_scores(paired(line((0, 10)), line((0, 4), (6, 10)), AnyOverlap()))
+
+
+def test_sizes_are_those_of_the_reference_and_of_the_false_positive():
+    wide = (3.0, 3.0, 3.0)  # a voxel is 27 mm³: 3.7 mm; four are 5.9 mm; forty 12.7 mm
+    reference, prediction = line((0, 4), (10, 11), (20, 24)), line((0, 3), (14, 15), (20, 24))
+    pair = [volume(v.data, wide) for v in (reference, prediction)]
+    got = {name: values(s) for name, s in scores_by_size(paired(*pair, OneToOne())).items()}
+    assert got["4–6 mm"]["lesion_sensitivity"] == 1
+    assert got["4–6 mm"]["segmentation_quality"] == pytest.approx((6 / 7 + 1) / 2)
+    assert got["4–6 mm"]["recognition_quality"] == 1
+    assert got["3–4 mm"]["lesion_sensitivity"] == 0
+    assert got["3–4 mm"]["false_positives"] == 1
+    assert got["3–4 mm"]["panoptic_quality"] == 0
+    assert np.isnan(got["≥ 10 mm"]["panoptic_quality"])
+    assert sum(s["reference_lesions"] for s in got.values()) == 3
