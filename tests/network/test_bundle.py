@@ -242,3 +242,12 @@ def test_a_shipped_model_is_found_by_name(monkeypatch):
 def test_shipped_models_can_be_read():
     for name in bundles.shipped():
         assert read(find(name)).name == name
+
+
+def test_weights_in_another_memory_order_are_stored_as_they_are(tmp_path):
+    """Networks on a CPU keep their kernels channels-last; the file must not scramble them."""
+    kernel = np.arange(48, dtype=np.float32).reshape(2, 3, 2, 2, 2)
+    strided = np.asfortranarray(kernel)
+    stored = replace(make_bundle(), weights={"kernel": strided})
+    write(stored, tmp_path / "m.brainmets")
+    np.testing.assert_array_equal(read(tmp_path / "m.brainmets").weights["kernel"], kernel)

@@ -10,7 +10,7 @@ import torch
 from brainmets.config import Training
 from brainmets.training import patches
 from brainmets.training.patches import draw_batch, lesion_weights, vary
-from brainmets.training.store import DEPTH_STEP_MM
+from brainmets.training.store import DEPTH_STEP_MM, score_levels
 from training_cases import prepared_case
 
 TRAINING = Training(batch=2, patch_vox=32, lesion_share=1.0, seed=3)
@@ -20,7 +20,7 @@ TRAINING = Training(batch=2, patch_vox=32, lesion_share=1.0, seed=3)
 def plain(monkeypatch):
     """No change of contrast, and no mask that cuts: patches as they lie in the store."""
     monkeypatch.setattr(patches, "vary", lambda image, _rng: image)
-    monkeypatch.setattr(patches, "_mask_depth", lambda shape, _rng: np.full(shape, 100, np.float32))
+    monkeypatch.setattr(patches, "_waves", lambda shape, _rng: np.full(shape, 100, np.float32))
 
 
 def batches(cases, training=TRAINING, steps=range(30)):
@@ -170,7 +170,8 @@ def test_the_stated_share_of_patches_is_drawn_near_lesions(plain):
 def test_the_mask_hides_image_and_target_alike(monkeypatch):
     """What lies deeper outside the brain than the mask reaches is 0 in both."""
     monkeypatch.setattr(patches, "vary", lambda image, _rng: image + 100)
-    monkeypatch.setattr(patches, "_mask_depth", lambda shape, _rng: np.full(shape, 0.5, np.float32))
+    monkeypatch.setattr(patches, "LEVELS_MM", (0.5,) * 6)
+    monkeypatch.setattr(patches, "_waves", lambda shape, _rng: np.zeros(shape, np.float32))
     case = prepared_case((32, 32, 32), ((16, 16, 16),), radius=6)
     depth = np.empty((32, 32, 32), np.int8)
     depth[:] = np.arange(-16, 16)  # steps of 0.25 mm: visible up to 2
@@ -185,13 +186,36 @@ def test_the_mask_hides_image_and_target_alike(monkeypatch):
             assert (batch.weight[n][batch.target[n] == 0] == 1).all()
 
 
-def test_the_masks_surface_varies_between_its_limits():
+def test_the_masks_surface_varies_between_its_limits(monkeypatch):
+    """Masks end 1 mm inside to 4 mm outside the brain, and not everywhere alike."""
     rng = np.random.default_rng(0)
-    depths = [patches._mask_depth((16, 16, 16), rng) for _ in range(200)]
-    levels = np.array([d.mean() for d in depths])
-    assert levels.min() < 0
-    assert levels.max() > 3
-    assert np.mean([d.std() > 0.1 for d in depths]) > 0.5
+    waves = [patches._waves((16, 16, 16), rng) for _ in range(50)]
+    assert np.mean([w.std() > 0.1 for w in waves]) > 0.5
+    monkeypatch.setattr(patches, "vary", lambda image, _rng: image + 100)
+    monkeypatch.setattr(patches, "_waves", lambda shape, _rng: np.zeros(shape, np.float32))
+    depth = np.empty((32, 32, 32), np.int8)
+    depth[:] = np.arange(-8, 24)  # 2 mm inside to 6 mm outside, in steps of 0.25 mm
+    case = replace(prepared_case((32, 32, 32)), depth=depth)
+    ends = [int((batch.image[0] != 0).sum()) / 32**2 for batch in batches([case])]
+    assert min(ends) >= 4
+    assert max(ends) <= 25
+    assert max(ends) - min(ends) > 12
+
+
+def test_scores_are_those_of_the_mask_the_patch_shows(monkeypatch):
+    """Mean 0 and deviation 1 within the visible mask, as normalisation gives in use."""
+    monkeypatch.setattr(patches, "vary", lambda image, _rng: image)
+    monkeypatch.setattr(patches, "_waves", lambda shape, _rng: np.zeros(shape, np.float32))
+    rng = np.random.default_rng(2)
+    depth = np.empty((32, 32, 32), np.int8)
+    depth[:] = np.arange(-8, 24)
+    image = (3 + 0.2 * depth + rng.standard_normal(depth.shape)).astype(np.float16)
+    levels = tuple(score_levels(image, depth))
+    case = replace(prepared_case((32, 32, 32)), depth=depth, image=image, levels=levels)
+    for batch in batches([case], steps=range(10)):
+        shown = batch.image[0][batch.image[0] != 0]
+        assert abs(float(shown.mean())) < 0.1
+        assert abs(float(shown.std()) - 1) < 0.1
 
 
 def test_weights_follow_the_stated_formula():

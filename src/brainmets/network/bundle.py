@@ -70,8 +70,10 @@ def write(bundle: Bundle, path: Path) -> None:
     Raises:
         WriteError: the place cannot be written to.
     """
-    weights = save({k: np.asarray(v, np.float16) for k, v in sorted(bundle.weights.items())})
-    example = save(dict(sorted(bundle.example.items())))
+    weights = save(
+        {k: np.asarray(v, np.float16, order="C") for k, v in sorted(bundle.weights.items())}
+    )
+    example = save({k: np.asarray(v, order="C") for k, v in sorted(bundle.example.items())})
     card = {
         "schema": SCHEMA,
         "name": bundle.name,

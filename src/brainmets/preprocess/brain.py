@@ -103,6 +103,11 @@ def extract_brain(volume: Volume, *, extractor: str = "auto", weights: Path | No
     return _brain(volume, mask, "builtin", str(card["version"]), str(card["sha256"]))
 
 
+def builtin_sha256() -> str:
+    """SHA-256 of the built-in extractor's weights, as its card states it."""
+    return str(_builtin_card()["sha256"])
+
+
 def given_mask(scan_volume: Volume, mask_volume: Volume) -> Brain:
     """Take a mask made elsewhere: voxels above 0 are brain.
 
@@ -224,6 +229,12 @@ def _onto(distance: Volume, grid: Grid) -> Float32:
 # --- weights --------------------------------------------------------------------
 
 
+def _builtin_card() -> dict[str, Any]:
+    path = files("brainmets") / "models" / "extractor.json"
+    card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return card
+
+
 @lru_cache(maxsize=1)
 def _builtin() -> tuple["SynthStrip", Mapping[str, Any]]:
     """The network that comes with the package, and its card."""
@@ -231,9 +242,8 @@ def _builtin() -> tuple["SynthStrip", Mapping[str, Any]]:
 
     from brainmets.network.synthstrip import StripSizes, SynthStrip
 
-    folder = files("brainmets") / "models"
-    card = json.loads((folder / "extractor.json").read_text(encoding="utf-8"))
-    weights = (folder / "extractor.safetensors").read_bytes()
+    card = _builtin_card()
+    weights = (files("brainmets") / "models" / "extractor.safetensors").read_bytes()
     found = hashlib.sha256(weights).hexdigest()
     if found != card["sha256"]:
         raise BundleError(

@@ -34,6 +34,7 @@ CEREBELLUM = (7, 8, 46, 47)
 LATERAL_VENTRICLES = (4, 5, 43, 44)
 BRAINSTEM, CSF, CHIASM = 16, 24, 85
 FIRST_EXTRACEREBRAL = 500
+HIGHEST_CODE = 1000
 
 
 class Structure(IntEnum):
@@ -86,6 +87,11 @@ def read_anatomy(path: Path) -> Anatomy:
     if max(abs(s - 1) for s in volume.grid.spacing_mm) > 0.05:
         raise VolumeError(
             f"{path.name}: label maps must have voxels of 1 mm, found {volume.grid.spacing_mm}"
+        )
+    if not volume.data.any() or volume.data.max() >= HIGHEST_CODE:
+        raise VolumeError(
+            f"{path.name}: labels reach {volume.data.max()}; expected FreeSurfer codes 1 to "
+            f"{HIGHEST_CODE - 1} (aparc+aseg's cortical parcels, 1000 and more, are not known)"
         )
     labels = _crop(volume)
     for name, codes in (

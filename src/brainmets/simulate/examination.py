@@ -1,6 +1,7 @@
 """One simulated examination, and cohorts of them on disk."""
 
 import csv
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from brainmets.simulate.metastases import Plan, carve_cavity, paint, plan_metast
 from brainmets.simulate.scanner import acquire, acquire_truth, draw_protocol
 from brainmets.volume import Volume
 
+VERSION = 1
+"""Raised when the same seed gives other images."""
 NOTE = "simulation.txt"
 """What the folder's cohort was made from, so that two never mix."""
 Progress = Callable[[int, int], None]
@@ -125,7 +128,11 @@ def simulate_cohort(
 def _claim(out: Path, seed: int, anatomies: Sequence[Path]) -> None:
     """Note what the folder is for, so that two cohorts never mix in it."""
     note = out / NOTE
-    text = f"seed {seed}\nanatomies {' '.join(p.name for p in anatomies) or 'embedded'}\n"
+    for path in anatomies:
+        if not path.is_file():
+            raise CohortError(f"{path.name}: no such label map")
+    heads = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in anatomies]
+    text = f"simulator {VERSION}\nseed {seed}\nanatomies {' '.join(heads) or 'embedded'}\n"
     if note.is_file() and note.read_text(encoding="utf-8") != text:
         raise CohortError(f"{out.name}: holds a cohort of other settings; choose an empty folder")
     with whole_file(note) as temporary:

@@ -17,7 +17,7 @@ from brainmets.errors import CohortError
 from brainmets.evaluation.case import target
 from brainmets.io import nifti
 from brainmets.io.storage import require_writable, sweep, whole_folder, write_json
-from brainmets.preprocess.brain import extract_brain, given_mask
+from brainmets.preprocess.brain import builtin_sha256, extract_brain, given_mask
 from brainmets.preprocess.prepare import prepare
 from brainmets.preprocess.resample import resample
 from brainmets.volume import Array, require_same_grid, to_nearest_ras
@@ -66,7 +66,7 @@ def prepare_cohort(
 ) -> tuple[PreparedCase, ...]:
     """Prepare every case that is not in the store yet, and open all.
 
-    An entry's name is a hash of the case's files, the recipe and the layout: what
+    An entry's name is a hash of the case's files, the recipe, the extractor and the layout: what
     changed is prepared anew, what did not is kept.
 
     Args:
@@ -106,7 +106,8 @@ def _prepared_folder(job: tuple[Case, Recipe, Path, Collection[int] | None]) -> 
 
 def _key(case: Case, recipe: Recipe, target_labels: Collection[int] | None) -> str:
     labels = None if target_labels is None else sorted(target_labels)
-    settings = [LAYOUT, to_mapping(recipe), labels]
+    extractor = None if case.brain_mask else builtin_sha256()
+    settings = [LAYOUT, to_mapping(recipe), labels, extractor]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in (case.image, case.mask, case.brain_mask):
         digest.update(path.read_bytes() if path else b"none")
