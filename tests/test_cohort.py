@@ -125,7 +125,7 @@ def test_declared_covariates_are_kept(tmp_path):
     ("text", "reason"),
     [
         ("imgae\na.nii\n", "unknown column 'imgae'; did you mean 'image'"),
-        ("image\tzzz\na.nii\t1\n", "unknown column 'zzz'; declare it"),
+        ("image\tzzz\na.nii\t1\n", "unknown column 'zzz'; rename it"),
         ("image\timage\na.nii\ta.nii\n", "'image' occurs twice"),
         ("case\n1\n", "no column 'image'; found case"),
         ("", "no column 'image'; found nothing"),
