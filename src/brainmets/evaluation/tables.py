@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from brainmets.evaluation.case import CaseScores
+from brainmets.evaluation.case import CaseScores, score_names
 from brainmets.evaluation.lesionwise import MatchedLesion
 from brainmets.evaluation.summary import summarise
 from brainmets.io.storage import whole_file, write_json
@@ -41,8 +41,9 @@ def write_scores(cases: Sequence[CaseScores], folder: Path) -> dict[str, Any]:
         WriteError: the folder cannot be written to.
     """
     summary = summarise(cases)
-    names = tuple(cases[0].scores) if cases else ()
-    _write_csv(folder / "cases.csv", ("case", *names, "undefined"), map(_case_row, cases))
+    names = score_names(cases)
+    rows = (_case_row(case, names) for case in cases)
+    _write_csv(folder / "cases.csv", ("case", *names, "undefined"), rows)
     _write_csv(folder / "lesions.csv", LESION_COLUMNS, _lesion_rows(cases))
     write_json(folder / "summary.json", summary)
     return summary
@@ -58,9 +59,10 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]])
         writer.writerows(rows)
 
 
-def _case_row(case: CaseScores) -> tuple[str, ...]:
-    reasons = (f"{name}: {s.reason}" for name, s in case.scores.items() if not s.defined)
-    return case.case_id, *(_number(s.value) for s in case.scores.values()), "; ".join(reasons)
+def _case_row(case: CaseScores, names: Sequence[str]) -> tuple[str, ...]:
+    scores = {name: case.score_of(name) for name in names}
+    reasons = (f"{name}: {s.reason}" for name, s in scores.items() if not s.defined)
+    return case.case_id, *(_number(s.value) for s in scores.values()), "; ".join(reasons)
 
 
 def _lesion_rows(cases: Sequence[CaseScores]) -> Iterator[tuple[str, ...]]:

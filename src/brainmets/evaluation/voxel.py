@@ -1,14 +1,22 @@
 """Voxel by voxel agreement of two masks.
 
-Definitions as in Taha and Hanbury 2015, BMC Med Imaging 15:29.
+Definitions as in Taha and Hanbury 2015, BMC Med Imaging 15:29; Matthews' correlation as in
+Chicco and Jurman 2020, BMC Genomics 21:6; kappa as in Cohen 1960, Educ Psychol Meas 20:37.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from brainmets.evaluation.scores import Score, ratio
 from brainmets.volume import Volume, require_same_grid
+
+WHY_SPECIFICITY_IS_HIGH = (
+    "Specificity and accuracy are near 1 for any model, an empty mask included: metastases fill "
+    "about a thousandth of a head, so almost every voxel is a true negative. Both also depend on "
+    "the domain, the more air the higher. Compare Dice, precision and sensitivity instead."
+)
 
 
 @dataclass(frozen=True)
@@ -58,3 +66,50 @@ def voxel_scores(counts: Counts) -> dict[str, Score]:
         "sensitivity": ratio(tp, tp + fn, "the reference is empty"),
         "specificity": ratio(tn, tn + fp, "the reference fills the whole domain"),
     }
+
+
+def agreement_scores(counts: Counts) -> dict[str, Score]:
+    """Accuracy, Matthews' correlation (MCC) and Cohen's kappa.
+
+    All three use the true negatives and so depend on the domain. MCC is undefined when
+    a mask is empty or full, since it then correlates with nothing; kappa only when both
+    masks are empty or both are full, since chance then agrees as often as they do.
+    """
+    tp, fp = counts.true_positive, counts.false_positive
+    fn, tn = counts.false_negative, counts.true_negative
+    rows, columns = (tp + fn) * (tn + fp), (tp + fp) * (tn + fn)  # whole numbers: never overflow
+    by_chance = (tp + fn) * (tn + fn) + (tp + fp) * (tn + fp)
+    return {
+        "accuracy": ratio(tp + tn, tp + fp + fn + tn, "the domain is empty"),
+        "mcc": ratio(
+            tp * tn - fp * fn,
+            math.sqrt(rows) * math.sqrt(columns),
+            "reference or prediction is empty or fills the whole domain",
+        ),
+        "kappa": ratio(
+            2 * (tp * tn - fp * fn),
+            by_chance,
+            "reference and prediction are both empty or both fill the whole domain",
+        ),
+    }
+
+
+def volume_scores(reference: Volume, prediction: Volume) -> dict[str, Score]:
+    """Volumes of two masks (> 0 is inside) and their difference, over the whole grid.
+
+    ``volume_error_mm3`` is predicted - reference, so more than 0 is too large;
+    ``relative_volume_error`` the same as a share of the reference, undefined without one;
+    ``absolute_volume_error_mm3`` leaves out the sign, so that cases cannot cancel out.
+    """
+    there, found = _volume_mm3(reference), _volume_mm3(prediction)
+    return {
+        "reference_mm3": Score(there),
+        "predicted_mm3": Score(found),
+        "volume_error_mm3": Score(found - there),
+        "absolute_volume_error_mm3": Score(abs(found - there)),
+        "relative_volume_error": ratio(found - there, there, "the reference is empty"),
+    }
+
+
+def _volume_mm3(mask: Volume) -> float:
+    return int(np.count_nonzero(np.greater(mask.data, 0))) * mask.grid.voxel_volume_mm3
