@@ -27,7 +27,8 @@ def write(name: str, value: Any) -> Path:
 
 def _relative(word: str) -> str:
     root = str(Path(__file__).parents[1]) + os.sep
-    return word.removeprefix(root)
+    inside = word.removeprefix(root)
+    return "PATH" if Path(inside).is_absolute() else inside
 
 
 def _commit() -> str:
