@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +22,8 @@ from brainmets.errors import WriteError
 
 UNFINISHED = ".unfinished-"
 """Prefix of names that are still being written; machine and process follow."""
+MOST_SWAPS = 50
+"""Tries to put a folder in its place while other runs do the same."""
 
 
 def _prefix() -> str:
@@ -79,20 +82,32 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def _swap(new: Path, path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "a file has the folder's name")
+    """Put ``new`` in the place of ``path``; of runs that do so at once, the last one stands."""
+    _require_no_file(path)
     aside = Path(tempfile.mkdtemp(prefix=_prefix(), dir=path.parent))
-    with suppress(FileNotFoundError):  # there is none, or another run has moved it already
-        path.rename(aside / "old")
     try:
-        new.rename(path)
-    except OSError:
-        if not path.is_dir():
-            with suppress(FileNotFoundError):
-                (aside / "old").rename(path)
-            raise
-        # another run has put its own whole folder there since: that one stands
-    shutil.rmtree(aside, ignore_errors=True)
+        for attempt in range(MOST_SWAPS):
+            old = aside / str(attempt)
+            with suppress(FileNotFoundError):  # there is none, or another run has moved it
+                path.rename(old)
+            try:
+                new.rename(path)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    continue  # another run has put its own whole folder there since
+                with suppress(FileNotFoundError):
+                    old.rename(path)
+                raise
+            return
+        raise OSError(errno.EBUSY, "other runs keep writing this folder")
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _require_no_file(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        if not stat.S_ISDIR(path.stat().st_mode):  # one look: it may vanish between two
+            raise NotADirectoryError(errno.ENOTDIR, "a file has the folder's name")
 
 
 def sweep(folder: Path) -> int:
