@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, however slow the machine: a red check means a change.
+settings.register_profile("brainmets", deadline=None, derandomize=True)
+settings.load_profile("brainmets")
 
 
 def _absent(reason: str) -> None:

@@ -61,11 +61,14 @@ def test_the_scanner_s_axis_order_does_not_matter(order):
 @few
 @given(rotations(40), axis_orders())
 def test_every_brain_voxel_lies_in_the_box_and_is_seen(tilt, axes):
+    """All but a voxel that sticks out alone, where the prepared voxels are larger than it."""
     head = make_head(small_grid(tilt @ axes), **SMALL)
     seen = prepare(head.scan, head.brain, RECIPE)
     index = apply(np.linalg.inv(seen.brain.grid.affine), world(head.brain.grid)[head.brain.data])
     nearest = np.rint(index).astype(int)
-    assert seen.brain.data[tuple(nearest.T)].all()
+    body = ndimage.binary_opening(head.brain.data)[head.brain.data]
+    assert seen.brain.data[tuple(nearest[body].T)].all()
+    assert seen.brain.data[tuple(nearest.T)].mean() > 0.999
     outside = seen.brain.data.copy()
     outside[seen.box] = False
     assert not outside.any()
