@@ -62,7 +62,7 @@ class Case:
         image: the T1c scan.
         mask: reference mask, if there is one.
         brain_mask: mask of brain and CSF to use instead of extraction, if given.
-        row: all further columns, as text; files among them relative to no table any more.
+        row: all further columns, as text; files among them as paths that lead there.
     """
 
     case_id: str

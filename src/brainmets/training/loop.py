@@ -2,7 +2,8 @@
 
 A run is a function of cohort, configuration and seed. It writes a checkpoint every so
 often; started again with the same output it goes on where the last checkpoint stood,
-and ends with the same weights.
+and ends with the same weights: bit for bit in float32 on a CPU. Arithmetic in bfloat16
+is not repeatable to the last bit on every processor.
 """
 
 import hashlib
