@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,7 @@ def train(
         RunError: the loss is no longer finite; the last checkpoint is kept.
         ConfigError: the checkpoint belongs to a run of other settings.
     """
+    training = settle_precision(training, device)
     state = _start(architecture, training, device, start)
     settings = {
         "architecture": to_mapping(architecture),
@@ -169,6 +170,7 @@ def validation_loss(
 ) -> float:
     """Mean loss over the same eight batches of validation cases each time."""
     network.eval()
+    training = replace(training, early_share=0)
     losses = []
     for number in range(VALIDATION_BATCHES):
         batch = draw_batch(cases, training, number)
@@ -193,6 +195,21 @@ def learning_rate(training: Training, step: int) -> float:
         return training.learning_rate * (step + 1) / training.warmup_steps
     share = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
     return training.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def settle_precision(training: Training, device: str) -> Training:
+    """The same settings with ``"auto"`` replaced by what the device is fast in."""
+    if training.precision != "auto":
+        return training
+    return replace(training, precision="bf16" if has_bf16_units(device) else "f32")
+
+
+def has_bf16_units(device: str) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; emulation is slower than float32."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from brainmets.io.storage import require_writable
 from brainmets.network.bundle import Bundle, find, read, write
 from brainmets.network.torch_engine import build, choose_device, torch_engine
 from brainmets.pipeline import Model
-from brainmets.training.loop import Moment, train, weights_of
+from brainmets.training.loop import Moment, settle_precision, train, weights_of
 from brainmets.training.store import PreparedCase, prepare_cohort
 from brainmets.training.tune import score_cohort, tune_rule
 
@@ -82,6 +82,8 @@ PRESETS = {
     "light": Architecture(width=16, full_resolution_channels=8),
     "paper": Architecture(width=64),
 }
+SETTINGS: Mapping[str, Mapping[str, Any]] = {"light": {}, "paper": {"early_share": 0.0}}
+"""Values of :class:`Training` in which a preset differs from the default."""
 
 
 def plan_training(  # noqa: PLR0913  # one parameter for each option of the command
@@ -128,7 +130,7 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
         validation=check,
         test=read_cohort(test).with_masks() if test else Cohort(()),
         architecture=begun.architecture if begun else PRESETS[preset],
-        settings=from_mapping(Training, options or {}),
+        settings=from_mapping(Training, {**SETTINGS[preset], **(options or {})}),
         recipe=begun.recipe if begun else Recipe(),
         tiling=Tiling(),
         card={"trained_on": trained_on or f"{len(learn)} cases of the user's own"},
@@ -212,6 +214,7 @@ def train_model(
     """
     tell = listeners or Listeners()
     device = choose_device(device).type
+    plan = replace(plan, settings=settle_precision(plan.settings, device))
     require_writable(out.parent)
     prepared, held_out = (
         prepare_cohort(
