@@ -9,6 +9,7 @@ import torch
 
 from brainmets.config import Architecture, Training
 from brainmets.errors import ConfigError, RunError
+from brainmets.network.unet import UNet
 from brainmets.training import loop
 from brainmets.training.loop import learning_rate, train, weights_of
 from training_cases import prepared_case
@@ -221,3 +222,29 @@ def test_a_bright_ball_is_learnt(tmp_path):
     assert probability[lesion].mean() > 0.5
     assert probability[~lesion].mean() < 0.1
     assert math.isfinite(moments[-1].loss)
+
+
+def test_validation_sees_patches_of_full_size_from_the_start(cases, monkeypatch):
+    training = replace(TRAINING, patch_vox=64, early_patch_vox=32, early_share=1.0)
+    draw, sides = loop.draw_batch, []
+
+    def watched(cases, training, number):
+        batch = draw(cases, training, number)
+        sides.append(batch.image.shape[-1])
+        return batch
+
+    monkeypatch.setattr(loop, "draw_batch", watched)
+    monkeypatch.setattr(loop, "VALIDATION_BATCHES", 1)
+    loop.validation_loss(UNet(ARCHITECTURE), cases, training, "cpu")
+    assert sides == [64]
+
+
+@pytest.mark.parametrize(
+    ("units", "precision"),
+    [({}, "f32"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16")],
+)
+def test_auto_takes_bf16_only_where_the_processor_has_units_for_it(monkeypatch, units, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, **units})
+    assert loop.settle_precision(Training(), "cpu").precision == precision
+    for stated in ("f32", "bf16"):
+        assert loop.settle_precision(Training(precision=stated), "cpu").precision == stated
