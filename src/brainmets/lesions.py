@@ -106,7 +106,7 @@ def find(probability: Volume, rule: DecisionRule) -> Volume:
     """
     order = nearest_ras_order(probability.grid)
     data = order.forward(probability.data)
-    box = _bounding_box(np.greater_equal(data, rule.low))
+    box = bounding_box(np.greater_equal(data, rule.low))
     inside = data[box]
     parts = _label(np.greater_equal(inside, rule.low))
     keep = np.zeros(parts.max(initial=0) + 1, bool)
@@ -121,7 +121,7 @@ def components(mask: Volume) -> Volume:
     Whatever labels the mask has are ignored: touching labels are one component.
     """
     data = nearest_ras_order(mask.grid).forward(mask.data)
-    box = _bounding_box(np.greater(data, 0))
+    box = bounding_box(np.greater(data, 0))
     parts = _label(np.greater(data[box], 0))
     return _ranked(parts, box, mask.grid, np.ones(parts.max(initial=0) + 1, bool), 0)
 
@@ -176,7 +176,7 @@ def _beside(labels: Volume, other: Volume, name: str) -> Array:
     return nearest_ras_order(labels.grid).forward(other.data)
 
 
-def _bounding_box(mask: BoolArray) -> Box:
+def bounding_box(mask: BoolArray) -> Box:
     """The smallest box that holds every true voxel; an empty box when there is none."""
     box = []
     for axis in range(3):
@@ -218,7 +218,7 @@ def _ranked(
 
 def _each(labels: Array) -> Iterator[tuple[int, Box]]:
     """Each label > 0, ascending, with its bounding box."""
-    box = _bounding_box(np.greater(labels, 0))
+    box = bounding_box(np.greater(labels, 0))
     inside = labels[box].astype(np.int64)
     values, index = np.unique(inside[inside > 0], return_inverse=True)
     compact = np.zeros(inside.shape, np.int32)  # find_objects would list every number up to the max

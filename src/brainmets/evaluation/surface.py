@@ -27,6 +27,7 @@ from scipy.spatial import KDTree
 from brainmets.errors import ConfigError
 from brainmets.evaluation.elements import areas_mm2, neighbour_codes
 from brainmets.evaluation.scores import Score, ratio, undefined
+from brainmets.lesions import bounding_box
 from brainmets.volume import Array, Volume, require_same_grid
 
 Kind = Literal["elements", "voxels"]
@@ -79,8 +80,22 @@ def surface_distances(
         GridMismatchError: the images do not lie on the same voxels.
     """
     require_same_grid(reference.grid, prediction.grid, "reference and prediction")
-    metric = _metric(reference.grid.affine)
-    truth, found = _boxed(np.greater(reference.data, 0), np.greater(prediction.data, 0))
+    truth, found = np.greater(reference.data, 0), np.greater(prediction.data, 0)
+    return mask_distances(truth, found, _metric(reference.grid.affine), kind=kind)
+
+
+def mask_distances(
+    reference: BoolArray, prediction: BoolArray, metric: FloatArray, *, kind: Kind = "elements"
+) -> SurfaceDistances:
+    """Distances between the surfaces of two arrays of one shape.
+
+    Args:
+        reference: True inside.
+        prediction: True inside.
+        metric: 3×3 matrix from voxels to mm, for example ``np.diag(spacing_mm)``.
+        kind: of the surfaces.
+    """
+    truth, found = _boxed(reference, prediction)
     draw = _elements if kind == "elements" else _voxels
     one, other = draw(truth, metric), draw(found, metric)
     return SurfaceDistances(
@@ -189,12 +204,8 @@ def _metric(affine: FloatArray) -> FloatArray:
 
 def _boxed(one: BoolArray, other: BoolArray) -> tuple[BoolArray, BoolArray]:
     """Both masks within the smallest box that holds them, with one voxel of air around."""
-    either = one | other
-    box = []
-    for axis in range(3):
-        hit = np.flatnonzero(either.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(slice(hit[0], hit[-1] + 1) if hit.size else slice(0, 0))
-    return np.pad(one[tuple(box)], 1), np.pad(other[tuple(box)], 1)
+    box = bounding_box(one | other)
+    return np.pad(one[box], 1), np.pad(other[box], 1)
 
 
 def _elements(mask: BoolArray, metric: FloatArray) -> _Surface:
