@@ -23,7 +23,12 @@ from brainmets.evaluation.froc import (
 )
 from brainmets.evaluation.pooled import described
 from brainmets.evaluation.scores import Score
-from brainmets.evaluation.statistics import Interval, interval, percentile_interval
+from brainmets.evaluation.statistics import (
+    Interval,
+    OfWeights,
+    interval,
+    percentile_interval,
+)
 
 FloatArray = npt.NDArray[np.float64]
 STEPS = 8
@@ -75,7 +80,10 @@ def froc_summary(
             area(curve, limit), percentile_interval(middles.mean(axis=1), patients)
         ),
         "free_response_auc": _plain(
-            free_response_auc(scans), _afroc_interval(scans, owner, weights, patients)
+            free_response_auc(scans),
+            interval(
+                free_response_auc_of(scans, owner, weights.shape[1]), weights, patients=patients
+            ),
         ),
         "curve": {
             "false_positives_per_scan": levels.tolist(),
@@ -130,11 +138,11 @@ def _sensitivities(
     return np.take_along_axis(hits, np.maximum(rows, 0), axis=1)
 
 
-def _afroc_interval(
-    scans: Sequence[ScanCandidates], owner: Sequence[int], weights: FloatArray, patients: int
-) -> Interval:
-    """Of the free-response AUC, a mean over pairs of a lesion and a scan."""
-    wins, numbers = np.zeros((2, weights.shape[1], weights.shape[1]))
+def free_response_auc_of(
+    scans: Sequence[ScanCandidates], owner: Sequence[int], patients: int
+) -> OfWeights:
+    """The free-response AUC, a mean over pairs of a lesion and a scan, as a function of weights."""
+    wins, numbers = np.zeros((2, patients, patients))
     noise = np.array(
         [max((c.score for c in s.candidates if not c.hits), default=-np.inf) for s in scans]
     )
@@ -150,7 +158,7 @@ def _afroc_interval(
         top, all_pairs = (np.einsum("...i,...i->...", w @ m, w) for m in (wins, numbers))
         return np.asarray(top / all_pairs)
 
-    return interval(of_weights, weights, patients=patients)
+    return of_weights
 
 
 def _point(curve: Froc, allowed: float, bounds: Interval) -> dict[str, Any]:
