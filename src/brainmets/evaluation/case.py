@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from brainmets.config import DecisionRule
 from brainmets.errors import ConfigError, VolumeError
 from brainmets.evaluation.brats_mets import (
@@ -35,8 +37,8 @@ from brainmets.evaluation.voxel import (
     volume_scores,
     voxel_scores,
 )
-from brainmets.lesions import components
-from brainmets.volume import Volume, require_same_grid
+from brainmets.lesions import Box, bounding_box, components
+from brainmets.volume import Grid, Volume, require_same_grid
 
 WHOLE_GRID = "whole grid"
 BRAIN_MASK = "brain mask"
@@ -212,6 +214,9 @@ def _brats_scores(
         targets: what counts of both, as masks.
     """
     scores = {}
+    if scoring.brats:  # most of a head holds no label; no score depends on what lies beyond
+        box = _box(*labels, margin_vox=scoring.rules_2023.dilations)
+        labels, targets = _cut(labels, box), _cut(targets, box)
     for name in scoring.brats:
         pair = targets if name == TARGET else _region(name, *labels)
         old = scores_2023(*pair, scoring.rules_2023)
@@ -221,6 +226,22 @@ def _brats_scores(
             **{f"mets2025_{key}": value for key, value in new.items()},
         }
     return scores
+
+
+def _box(reference: Volume, prediction: Volume, *, margin_vox: int) -> Box:
+    """The part of the grid that holds all labels, and a margin as far as the grid goes."""
+    x, y, z = bounding_box(np.greater(reference.data, 0) | np.greater(prediction.data, 0))
+    if not x.stop:
+        return slice(0, 1), slice(0, 1), slice(0, 1)
+    sides = (slice(max(s.start - margin_vox, 0), s.stop + margin_vox) for s in (x, y, z))
+    return next(sides), next(sides), next(sides)
+
+
+def _cut(pair: tuple[Volume, Volume], box: Box) -> tuple[Volume, Volume]:
+    """Both images within the box; their place in the patient is lost."""
+    one, other = (np.ascontiguousarray(volume.data[box]) for volume in pair)
+    grid = Grid((one.shape[0], one.shape[1], one.shape[2]), pair[0].grid.affine)
+    return Volume(one, grid), Volume(other, grid)
 
 
 def _region(name: str, reference: Volume, prediction: Volume) -> tuple[Volume, Volume]:

@@ -47,7 +47,7 @@ def render(
             headlines=[(summary["pooled"][name], text, name) for name, text in HEADLINES],
             figures=_figures(cases, summary),
             structure=_merged_and_split(cases),
-            undefined_rows=undefined_counts(summary),
+            undefined_rows=_undefined(summary),
             worst=worst,
             settings=summary.get("settings", {}),
         )
@@ -65,6 +65,14 @@ def _figures(cases: Sequence[CaseScores], summary: Mapping[str, Any]) -> dict[st
     if summary["froc"]["reason"] is None and summary["froc"]["lesions"]:
         figures["froc"] = froc_figure(summary)
     return {name: _uri("svg+xml", text.encode("utf-8")) for name, text in figures.items()}
+
+
+def _undefined(summary: Mapping[str, Any]) -> list[tuple[str, int, str]]:
+    """Each reason with its number of cases and the scores that it leaves undefined there."""
+    groups: dict[tuple[str, int], list[str]] = {}
+    for name, reason, count in undefined_counts(summary):
+        groups.setdefault((reason, count), []).append(_words(name))
+    return [(reason, count, ", ".join(names)) for (reason, count), names in groups.items()]
 
 
 def _merged_and_split(cases: Sequence[CaseScores]) -> list[tuple[str, str]]:
@@ -103,14 +111,17 @@ def _environment() -> jinja2.Environment:
 
 
 def _number(value: float) -> str:
-    """Three digits that count.
+    """Three digits that count; nothing is rounded up to 1.
 
-    >>> _number(0.12345), _number(1234.5), _number(float("nan"))
-    ('0.123', '1,234', '–')
+    >>> _number(0.12345), _number(-1234.5), _number(0.99996), _number(float("nan"))
+    ('0.123', '−1,234', '> 0.999', '–')
     """
     if math.isnan(value):
         return ABSENT
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    if 0.9995 <= value < 1:
+        return "> 0.999"
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return text.replace("-", "−")
 
 
 def _percent(value: float) -> str:

@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import KDTree
+from scipy.spatial.distance import cdist
 
 from brainmets.errors import ConfigError
 from brainmets.evaluation.elements import areas_mm2, neighbour_codes
@@ -185,6 +186,10 @@ def surface_scores(
     }
 
 
+FEW_PAIRS = 50_000
+"""Pairs of points, at most, that are all looked at."""
+
+
 class _Surface(NamedTuple):
     """Points of a surface: where they lie in an array of ``shape``, flat, ascending."""
 
@@ -231,15 +236,20 @@ def _to_nearest(surface: _Surface, other: _Surface, metric: FloatArray) -> Float
     """Distance in mm from each point of a surface to the nearest one of another.
 
     Where both surfaces have the same point it is 0 without a search. A tree over the
-    points needs no map of the box, which for lesions all over a brain is most of a head.
+    points needs no map of the box, which for lesions all over a brain is most of a head; for
+    small lesions looking at all pairs is quicker than growing a tree.
     """
     if not other.flat.size:
         return np.full(surface.flat.size, np.inf)
     distance = np.zeros(surface.flat.size)
     apart = np.flatnonzero(~np.isin(surface.flat, other.flat, assume_unique=True))
     if apart.size:
-        tree = KDTree(_places(other.flat, other.shape, metric), balanced_tree=False)
-        distance[apart] = tree.query(_places(surface.flat[apart], surface.shape, metric))[0]
+        here = _places(surface.flat[apart], surface.shape, metric)
+        there = _places(other.flat, other.shape, metric)
+        if len(here) * len(there) <= FEW_PAIRS:
+            distance[apart] = cdist(here, there).min(axis=1)
+        else:
+            distance[apart] = KDTree(there, balanced_tree=False).query(here)[0]
     return distance
 
 
