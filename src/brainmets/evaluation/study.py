@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ def settings_of(options: Options) -> dict[str, Any]:
             "brainmets": brainmets.__version__,
             "numpy": np.__version__,
             "scipy": scipy.__version__,
+            "matplotlib": version("matplotlib"),
         },
     }
 
