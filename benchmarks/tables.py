@@ -18,8 +18,8 @@ INTRODUCTION = (
     "medical device: none of these figures says how well a model works on patients."
 )
 SCORING = (
-    "Reading both masks and all scores: voxels, surfaces, lesions, and BraTS-METS by both rule sets "
-    "for three regions. One process, files to numbers."
+    "Reading both masks and all scores: voxels, surfaces, lesions, and BraTS-METS by both rule "
+    "sets for three regions. One process, files to numbers."
 )
 REAL_SCANS = (
     "Nothing was tuned on these scans. `truth` says what a finding is held against: a reference "
@@ -35,7 +35,7 @@ def page() -> str:
         "# Results",
         INTRODUCTION,
         _predict(),
-        _scores(),
+        *([_scores()] if (RESULTS / "scores.json").exists() else []),
         _card(),
         _real(),
     ]

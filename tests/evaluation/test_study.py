@@ -266,7 +266,7 @@ def spoil_column(study):
         (spoil_reference, "case b: no reference mask"),
         (spoil_case, "case 'b' occurs twice"),
         (spoil_row, "case b: a prediction but no reference"),
-        (spoil_folder, "case a: no prediction a/mask.nii.gz"),
+        (spoil_folder, "case a, column 'prediction': no file"),
         (spoil_report, "case b: report.json: not a report"),
         (spoil_column, "unknown column 'doze'; did you mean 'dose'?"),
     ],

@@ -85,8 +85,11 @@ def require_references(predictions: Path, cohort: Cohort) -> None:
     """Refuse predictions without a reference: a case that nobody would miss in the scores.
 
     Raises:
-        CohortError: a prediction in the folder that belongs to no case of the cohort.
+        CohortError: no such folder, or a prediction in it that belongs to no case of the
+            cohort.
     """
+    if not predictions.is_dir():
+        raise CohortError(f"{predictions.name}: no such folder of predictions; check the name")
     known = {case.case_id for case in cohort}
     found = sorted(path.parent.name for path in predictions.glob(f"*/{MASK_NAME}"))
     for name in found:

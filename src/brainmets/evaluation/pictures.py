@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from brainmets.cohort import Case, Cohort
@@ -156,7 +157,9 @@ def _scan(case: Case, truth: Volume) -> tuple[Volume, str]:
     return scan, ""
 
 
-def _view(shown: Display, plane: Plane, inside: np.ndarray, truth: Volume, found: Volume) -> View:
+def _view(
+    shown: Display, plane: Plane, inside: npt.NDArray[np.bool_], truth: Volume, found: Volume
+) -> View:
     """The plane's slice with most of the lesion.
 
     Args:

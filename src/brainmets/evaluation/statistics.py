@@ -26,7 +26,7 @@ from brainmets.errors import ConfigError
 Method = Literal["percentile", "BCa"]
 FloatArray = npt.NDArray[np.float64]
 RESAMPLES = 10_000
-NO_PATIENTS, NO_SPREAD = "fewer than two patients", "it is equal in all resamples"
+NO_PATIENTS, NO_SPREAD = "fewer than two patients", "equal in all resamples"
 TOO_STEADY = "the resamples vary too little for this method"
 
 
