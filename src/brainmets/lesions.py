@@ -357,7 +357,7 @@ def _slices(inside: BoolArray, to_plane: Float64Array) -> list[tuple[int, float]
     The bound is the diagonal of the box around a slice's voxels: slices below the longest
     diameter found so far need no convex hull, which is what takes the time.
     """
-    across, down = inside.any(axis=1), inside.any(axis=0)
+    across, down = np.asarray(inside.any(axis=1)), np.asarray(inside.any(axis=0))
     found = []
     for k in np.flatnonzero(across.any(axis=0)):
         i, j = np.flatnonzero(across[:, k]), np.flatnonzero(down[:, k])
