@@ -38,6 +38,7 @@ test: install
 
 bench: install
 	$(BIN)/python benchmarks/predict.py
+	$(BIN)/python benchmarks/scores.py
 
 bench-peers:
 	@echo "no benchmark of another package yet"

@@ -17,6 +17,10 @@ INTRODUCTION = (
     "Made by `python benchmarks/tables.py` from `benchmarks/results`. Research software, not a "
     "medical device: none of these figures says how well a model works on patients."
 )
+SCORING = (
+    "Reading both masks and all scores: voxels, surfaces, lesions, and BraTS-METS by both rule "
+    "sets for three regions. One process, files to numbers."
+)
 REAL_SCANS = (
     "Nothing was tuned on these scans. `truth` says what a finding is held against: a reference "
     "mask, a box drawn by eye, `none` (a head without tumour and contrast: every finding is "
@@ -31,6 +35,7 @@ def page() -> str:
         "# Results",
         INTRODUCTION,
         _predict(),
+        *([_scores()] if (RESULTS / "scores.json").exists() else []),
         _card(),
         _real(),
     ]
@@ -69,6 +74,29 @@ def _times(result: dict[str, Any]) -> str:
     ]  # fmt: skip
     header = ["scan", "voxels", "seconds (median)", "range", "peak memory, MB"]
     return f"{_table(header, rows)}\n\n{_where(result)}"
+
+
+def _scores() -> str:
+    result = _load("scores")
+    keys = ["scan", "voxels", "reference_lesions", "predicted_lesions", "seconds",
+            "processor_seconds", "peak_memory_mb"]  # fmt: skip
+    rows = [[row.get(key) for key in keys] for row in result["value"]["rows"]]
+    return "\n\n".join(
+        [
+            "## Time and memory of scoring a case",
+            SCORING,
+            _table([key.replace("_", " ") for key in keys], rows),
+            _areas(result["value"]["areas"]),
+            _where(result),
+        ]
+    )
+
+
+def _areas(areas: dict[str, Any]) -> str:
+    return (
+        f"ROC AUC and PR AUC of {int(areas['voxels']):,} voxels: {areas['seconds']} s, "
+        f"{areas['peak_memory_mb']} MB at the peak."
+    )
 
 
 def _card() -> str:

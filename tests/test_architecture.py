@@ -35,7 +35,7 @@ ROOMS = (
 ONLY_IN = {
     "torch": ("network", "inference", "simulate", "training", "concurrency", "preprocess/brain.py"),
     "pydicom": ("io",),
-    "matplotlib": (),
+    "matplotlib": ("evaluation",),
     "pandas": (),
     "monai": (),
 }

@@ -9,14 +9,20 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
 from brainmets import batch, config, errors
 from brainmets.apps.cli import app
 from brainmets.cohort import COLUMNS
-from brainmets.evaluation.tables import LESION_COLUMNS
+from brainmets.evaluation import tables as scores_on_disk
+from brainmets.evaluation.case import score
+from brainmets.evaluation.matching import RULES
+from brainmets.evaluation.patientwise import statistics_of
+from brainmets.evaluation.pooled import POOLED
 from brainmets.report import tables
+from brainmets.volume import Grid, Volume
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -182,12 +188,23 @@ def test_every_column_of_a_cohort_is_described() -> None:
 def test_every_output_file_column_and_field_is_described() -> None:
     text = text_of(DOCS / "reference/files.md")
     schema = json.loads((files("brainmets.report") / "report.schema.json").read_text("utf-8"))
-    names = {*batch.FILES, batch.SUMMARY, *tables.COLUMNS, *LESION_COLUMNS}
+    names = {*batch.FILES, batch.SUMMARY, *tables.COLUMNS, *scores_on_disk.FILES}
+    names |= {*scores_on_disk.LESION_COLUMNS, *scores_on_disk.SUMMARY_COLUMNS}
+    names |= set(scores_on_disk.PATIENT_COLUMNS)
     names |= set(batch._run_record("", batch.Clock()))
     names |= set(schema["properties"]) | set(schema["$defs"]["lesion"]["properties"])
     for part in ("scan", "summary", "provenance"):
         names |= set(schema["properties"][part]["properties"])
     assert sorted(n for n in names if f"`{n}`" not in text) == []
+
+
+def test_every_score_and_rule_is_described() -> None:
+    text = text_of(DOCS / "reference/scores.md")
+    mask = Volume(np.ones((3, 3, 3), bool), Grid((3, 3, 3), np.eye(4)))
+    case = score(mask, mask, probability=mask.with_data(np.ones((3, 3, 3), np.float32)))
+    names = {*case.scores, *POOLED, *statistics_of(()), "free_response_auc", "mean_sensitivity"}
+    assert sorted(n for n in names if f"`{n}`" not in text) == []
+    assert [n for n in RULES if f"`{n}`" not in text and f"`{n}:" not in text] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=id_of)

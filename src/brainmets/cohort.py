@@ -198,6 +198,7 @@ def _case_of(table: Path, line: int, row: Mapping[str, str | None]) -> Case:
     if None in row or None in row.values():
         raise CohortError(f"{where}: more or fewer fields than the header has")
     values = {key: (value or "").strip() for key, value in row.items()}
+    where += f", case {values['case']}" if values.get("case") else ""
     files: dict[str, Path | None] = {}
     for column in FILES:
         files[column] = table.parent / values[column] if values.get(column) else None

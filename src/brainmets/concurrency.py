@@ -21,8 +21,12 @@ class Run(Protocol):
 
 
 @contextmanager
-def in_order(workers: int) -> Iterator[Run]:
+def in_order(workers: int, *, network: bool = True) -> Iterator[Run]:
     """Give a ``map`` that runs in this process (1 worker) or in several.
+
+    Args:
+        workers: how many processes.
+        network: whether the jobs use PyTorch, which then gets one thread a process.
 
     Processes are spawned, not forked, so that threads of the numerical libraries are
     not copied half-way; the function and its jobs must be importable and picklable.
@@ -31,7 +35,8 @@ def in_order(workers: int) -> Iterator[Run]:
         yield map
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+    start = _one_thread if network else None
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=start) as pool:
         yield pool.map
 
 

@@ -106,7 +106,7 @@ def find(probability: Volume, rule: DecisionRule) -> Volume:
     """
     order = nearest_ras_order(probability.grid)
     data = order.forward(probability.data)
-    box = _bounding_box(np.greater_equal(data, rule.low))
+    box = bounding_box(np.greater_equal(data, rule.low))
     inside = data[box]
     parts = _label(np.greater_equal(inside, rule.low))
     keep = np.zeros(parts.max(initial=0) + 1, bool)
@@ -121,7 +121,7 @@ def components(mask: Volume) -> Volume:
     Whatever labels the mask has are ignored: touching labels are one component.
     """
     data = nearest_ras_order(mask.grid).forward(mask.data)
-    box = _bounding_box(np.greater(data, 0))
+    box = bounding_box(np.greater(data, 0))
     parts = _label(np.greater(data[box], 0))
     return _ranked(parts, box, mask.grid, np.ones(parts.max(initial=0) + 1, bool), 0)
 
@@ -176,7 +176,7 @@ def _beside(labels: Volume, other: Volume, name: str) -> Array:
     return nearest_ras_order(labels.grid).forward(other.data)
 
 
-def _bounding_box(mask: BoolArray) -> Box:
+def bounding_box(mask: BoolArray) -> Box:
     """The smallest box that holds every true voxel; an empty box when there is none."""
     box = []
     for axis in range(3):
@@ -218,7 +218,7 @@ def _ranked(
 
 def _each(labels: Array) -> Iterator[tuple[int, Box]]:
     """Each label > 0, ascending, with its bounding box."""
-    box = _bounding_box(np.greater(labels, 0))
+    box = bounding_box(np.greater(labels, 0))
     inside = labels[box].astype(np.int64)
     values, index = np.unique(inside[inside > 0], return_inverse=True)
     compact = np.zeros(inside.shape, np.int32)  # find_objects would list every number up to the max
@@ -338,13 +338,33 @@ def _diameters(inside: BoolArray, affine: Float64Array) -> tuple[Float64Array, F
     first = affine[:3, 0] / np.linalg.norm(affine[:3, 0])
     second = affine[:3, 1] - (affine[:3, 1] @ first) * first  # sheared grids exist (gantry tilt)
     frame = np.stack([first, second / np.linalg.norm(second)])
-    pairs = []
-    for k in np.flatnonzero(inside.any(axis=(0, 1))):
-        hull = _hull(inside[:, :, k]) @ affine[:3, :2].T @ frame.T
-        longest, across = _calipers(hull)
-        origin = apply(affine, (0, 0, int(k)))
-        pairs.append((longest @ frame + origin, across @ frame + origin))
-    return _largest(pairs)
+    to_plane = affine[:3, :2].T @ frame.T
+    pairs: dict[int, tuple[Float64Array, Float64Array]] = {}
+    best = 0.0
+    for k, bound in _slices(inside, to_plane):
+        if bound < best - TIE_MM:
+            break
+        longest, across = _calipers(_hull(inside[:, :, k]) @ to_plane)
+        best = max(best, _length(longest))
+        origin = apply(affine, (0, 0, k))
+        pairs[k] = longest @ frame + origin, across @ frame + origin
+    return _largest([pairs[k] for k in sorted(pairs)])
+
+
+def _slices(inside: BoolArray, to_plane: Float64Array) -> list[tuple[int, float]]:
+    """Slices that hold some of the lesion and what no diameter on them exceeds, largest first.
+
+    The bound is the diagonal of the box around a slice's voxels: slices below the longest
+    diameter found so far need no convex hull, which is what takes the time.
+    """
+    across, down = np.asarray(inside.any(axis=1)), np.asarray(inside.any(axis=0))
+    found = []
+    for k in np.flatnonzero(across.any(axis=0)):
+        i, j = np.flatnonzero(across[:, k]), np.flatnonzero(down[:, k])
+        sides = np.array([i[-1] - i[0] + 1, j[-1] - j[0] + 1], np.float64)
+        diagonals = np.array([sides, sides * (1, -1)]) @ to_plane
+        found.append((int(k), float(np.linalg.norm(diagonals, axis=1).max())))
+    return sorted(found, key=lambda slice_: -slice_[1])
 
 
 def _hull(mask: BoolArray) -> Float64Array:

@@ -174,7 +174,7 @@ def test_the_summary_has_intervals_by_patient(study):
     low, high = dice["median_interval"]["low"], dice["median_interval"]["high"]
     assert low <= dice["median"] <= high
     volumes = stored["per_case"]["reference_mm3"]["mean_interval"]
-    assert (volumes["low"], volumes["reason"]) == (None, "all values are equal")
+    assert (volumes["low"], volumes["reason"]) == (None, "equal in all resamples")
     assert summary["per_case"]["dice"]["mean"] == dice["mean"]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from brainmets.errors import ConfigError, GridMismatchError
-from brainmets.evaluation.lesionwise import SIZE_BINS, any_overlap, match
+from brainmets.evaluation.lesionwise import SIZE_BINS
 from brainmets.evaluation.matching import (
     AGREEMENTS,
     RULES,
@@ -17,11 +17,13 @@ from brainmets.evaluation.matching import (
     CentroidWithin,
     IouAtLeast,
     OneToOne,
+    in_words,
     iou,
     look_at,
     merges_and_splits,
     pair_up,
     panoptic_scores,
+    rule_named,
     scores_by_size,
 )
 from brainmets.lesions import components
@@ -72,9 +74,45 @@ def values(scores):
 
 @quick
 @given(labels, labels)
-def test_any_overlap_is_the_matching_that_lesionwise_does(reference, prediction):
-    pair = volume(reference), volume(prediction)
-    assert paired(*pair, AnyOverlap()).match == match(*pair, any_overlap)
+def test_any_overlap_pairs_are_those_that_share_a_voxel(reference, prediction):
+    expected = [
+        (a, b)
+        for a in range(1, 6)
+        for b in range(1, 6)
+        if ((reference == a) & (prediction == b)).any()
+    ]
+    assert keys(paired(volume(reference), volume(prediction), AnyOverlap())) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("any-overlap", AnyOverlap()),
+        ("iou", IouAtLeast(0.1)),
+        ("iou:0.5", IouAtLeast(0.5)),
+        ("one-to-one:0.2", OneToOne("dice", 0.2)),
+        ("centroid:2", CentroidWithin(2.0)),
+    ],
+)
+def test_rules_have_names_and_numbers(text, rule):
+    assert rule_named(text) == rule
+    assert in_words(rule).startswith(text.partition(":")[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("overlap", "expected one of any-overlap, iou"),
+        ("any-overlap:2", "takes no number"),
+        ("iou:half", "'half' is not a number"),
+        ("iou:1.5", "least is 1.5"),
+        ("centroid:-1", "distance_mm is -1"),
+        ("centroid:nan", "distance_mm is nan"),
+    ],
+)
+def test_a_rule_that_is_none_is_refused_with_what_there_is(text, message):
+    with pytest.raises(ConfigError, match=message):
+        rule_named(text)
 
 
 @quick
@@ -252,10 +290,10 @@ def test_one_to_one_beats_greedy_where_greedy_is_short_sighted():
 
 def test_merged_and_split_lesions_are_named():
     found = look_at(line((2, 5), (7, 10), (12, 20)), line((3, 9), (12, 14), (16, 19), (25, 26)))
-    got = merges_and_splits(found)
+    got = merges_and_splits(found.overlaps)
     assert got.merged == {1: (1, 2)}
     assert got.split == {3: (2, 3)}
-    assert merges_and_splits(look_at(line(), line((1, 3)))).split == {}
+    assert merges_and_splits(look_at(line(), line((1, 3))).overlaps).split == {}
 
 
 def test_panoptic_quality_by_hand():

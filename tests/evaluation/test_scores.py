@@ -11,16 +11,16 @@ from scipy import ndimage
 from sklearn import metrics
 
 from brainmets.errors import GridMismatchError
-from brainmets.evaluation.case import score, target
+from brainmets.evaluation.case import score
 from brainmets.evaluation.lesionwise import (
     SIZE_BINS,
     detection_scores,
     lesion_scores,
-    match,
     overlaps,
     size_bin,
 )
-from brainmets.evaluation.voxel import Counts, count, voxel_scores
+from brainmets.evaluation.matching import IouAtLeast, match
+from brainmets.evaluation.voxel import Counts, count, target, voxel_scores
 from brainmets.lesions import components
 from brainmets.volume import Grid, Volume
 
@@ -268,7 +268,7 @@ def test_lesions_on_one_side_only_have_an_f1_of_zero_and_on_neither_none():
 def test_a_stricter_rule_can_be_given():
     truth, found = components(line((2, 12))), components(line((11, 16)))
     assert match(truth, found).reference[0].matched
-    strict = match(truth, found, lambda overlap: overlap.dice > 0.5)
+    strict = match(truth, found, IouAtLeast(0.5))
     assert not strict.reference[0].matched
     assert not strict.prediction[0].matched
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from brainmets.cohort import Case, Cohort
 from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
 from brainmets.errors import CohortError
-from brainmets.evaluation.lesionwise import detection_scores, match
+from brainmets.evaluation.lesionwise import detection_scores
+from brainmets.evaluation.matching import match
 from brainmets.io import nifti
 from brainmets.lesions import components, find
 from brainmets.network.bundle import Bundle

@@ -193,31 +193,77 @@ def train(
 
 @app.command()
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="Folder with ID/mask.nii.gz.")],
-    cohort: Annotated[Path, typer.Argument(help="Cohort with reference masks.")],
+    predictions: Annotated[
+        Path,
+        typer.Argument(
+            metavar="[PREDICTIONS]",
+            help="Folder with ID/mask.nii.gz; without it the cohort's column 'prediction'.",
+        ),
+    ],
+    cohort: Annotated[
+        Path | None, typer.Argument(metavar="COHORT", help="Cohort with reference masks.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for the tables; none by default.")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for tables and page; none by default."),
     ] = None,
     target: Annotated[
         list[int] | None,
         typer.Option(help="Reference labels that count; all above 0 by default (BraTS: 1 and 3)."),
     ] = None,
+    predicted_target: Annotated[
+        list[int] | None, typer.Option(help="The same for the predictions' labels.")
+    ] = None,
+    rule: Annotated[
+        str,
+        typer.Option(help="any-overlap, iou:LEAST, one-to-one or centroid:MM: when lesions match."),
+    ] = "any-overlap",
+    nsd_mm: Annotated[
+        list[float] | None, typer.Option(help="Tolerance of surface Dice; 1 and 2 by default.")
+    ] = None,
+    false_positives: Annotated[
+        list[float] | None,
+        typer.Option(help="Per scan, operating point of the FROC; LUNA16's seven by default."),
+    ] = None,
+    brats: Annotated[
+        list[str] | None,
+        typer.Option(help="Region to score as BraTS-METS does: target, ET, TC or WT."),
+    ] = None,
+    within_brain: Annotated[
+        bool, typer.Option("--within-brain", help="Count voxels in the cohort's brain masks only.")
+    ] = False,
+    covariate: Annotated[
+        list[str] | None, typer.Option(help="Further column of the cohort to keep with the scores.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
 ) -> None:
     """Score predictions against reference masks."""
     from brainmets.apps.progress import steps
     from brainmets.cohort import read_cohort
-    from brainmets.evaluation.evaluate import evaluate as score_all
-    from brainmets.evaluation.summary import summarise, tables
-    from brainmets.evaluation.tables import write_scores
+    from brainmets.evaluation.case import Scoring
+    from brainmets.evaluation.froc import LUNA_FALSE_POSITIVES
+    from brainmets.evaluation.matching import rule_named
+    from brainmets.evaluation.study import Options, run_study
+    from brainmets.evaluation.summary import tables
+    from brainmets.evaluation.surface import TOLERANCES_MM
 
+    scoring = Scoring(
+        rule_named(rule), tuple(nsd_mm or TOLERANCES_MM), tuple(brats or ()),
+        predicted_labels=tuple(predicted_target) if predicted_target else None,
+    )  # fmt: skip
+    options = Options(
+        tuple(target) if target else None, within_brain, scoring,
+        tuple(false_positives or LUNA_FALSE_POSITIVES), tuple(covariate or ()), workers,
+    )  # fmt: skip
+    table = read_cohort(cohort or predictions, covariates=options.covariates)
     with steps(screen, "scoring") as progress:
-        scores = score_all(
-            predictions, read_cohort(cohort), target_labels=target, progress=progress
+        summary = run_study(
+            predictions if cohort else None, table, out, options=options, progress=progress
         )
+    for shown in tables(summary):
+        _print_table(shown.title, shown.header, shown.rows)
     if out:
-        write_scores(scores, out)
-    for table in tables(summarise(scores)):
-        _print_table(table.title, table.header, table.rows)
+        typer.echo(f"page: {out / 'evaluation.html'}")
 
 
 @app.command()

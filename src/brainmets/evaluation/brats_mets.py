@@ -27,8 +27,9 @@ from brainmets.errors import ConfigError
 from brainmets.evaluation.lesionwise import Overlap, overlaps
 from brainmets.evaluation.matching import best_pairs
 from brainmets.evaluation.scores import Score, ratio, undefined
-from brainmets.evaluation.surface_elements import robust_hausdorff_mm
-from brainmets.lesions import CUBE
+from brainmets.evaluation.surface import ROUNDING, hausdorff, mask_distances
+from brainmets.evaluation.voxel import target
+from brainmets.lesions import CUBE, bounding_box
 from brainmets.volume import Array, Volume, require_same_grid
 
 BoolArray = npt.NDArray[np.bool_]
@@ -40,9 +41,6 @@ REGIONS: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)}
 )
 """Labels of enhancing tumour, tumour core and whole tumour."""
-
-NEIGHBOURS_18 = ndimage.generate_binary_structure(3, 2)
-NEIGHBOURS_6 = ndimage.generate_binary_structure(3, 1)
 
 SIZE_PLAY = 1e-6
 """Relative play of size limits: NIfTI spacings are float32, so 2 mm³ may read 2.0000001."""
@@ -95,7 +93,7 @@ def region(mask: Volume, name: str) -> Volume:
     """
     if name not in REGIONS:
         raise ConfigError(f"region {name!r}; expected one of {', '.join(REGIONS)}")
-    return mask.with_data(np.isin(mask.data, REGIONS[name]))
+    return target(mask, REGIONS[name])
 
 
 # The rules of 2023
@@ -137,7 +135,7 @@ def scores_2023(
     used = {partner for lesion in lesions for partner in lesion.partners}
     counted = [lesion for lesion in lesions if lesion.counts]
     extra = number - len(used)
-    whole_mm = _at_most(robust_hausdorff_mm(truth, found, reference.grid.spacing_mm), rules)
+    whole_mm = _robust_hausdorff_mm(truth, found, reference.grid.spacing_mm, rules)
     total, hits = len(counted) + extra, sum(bool(lesion.partners) for lesion in counted)
     distance = sum(lesion.hd95_mm for lesion in counted) + extra * rules.penalty_mm
     empty = not (truth.any() or found.any())
@@ -172,24 +170,40 @@ def _lesions_2023(
         partners = tuple(int(p) for p in np.unique(parts[wide][near]) if p)
         both = _hull([box, *(part_boxes[p - 1] for p in partners)])
         lesion, hit = merged[both] == label, np.isin(parts[both], partners)
-        distance = robust_hausdorff_mm(lesion, hit, grid_of.grid.spacing_mm)
         yield _Found(
             partners,
             int(np.count_nonzero(lesion)) > limit_vox,
             _whole_dice(lesion, hit).value,
-            _at_most(distance, rules),
+            _robust_hausdorff_mm(lesion, hit, grid_of.grid.spacing_mm, rules),
         )
 
 
-def _at_most(distance_mm: float, rules: Rules2023) -> float:
-    """The penalty in place of an infinite distance."""
-    return distance_mm if np.isfinite(distance_mm) else rules.penalty_mm
+def _robust_hausdorff_mm(
+    one: BoolArray, other: BoolArray, spacing: Spacing, rules: Rules2023
+) -> float:
+    """HD95 by area; the penalty where a mask is empty."""
+    distance = hausdorff(mask_distances(one, other, np.diag(spacing)), 95)
+    return distance.value if distance.defined else rules.penalty_mm
 
 
 def _dilated(mask: BoolArray, times: int) -> BoolArray:
-    if times == 0:  # which scipy takes for "until nothing changes"
-        return mask
-    return np.asarray(ndimage.binary_dilation(mask, NEIGHBOURS_18, times), np.bool_)
+    """Grown ``times`` by the 18 neighbours that share a face or an edge.
+
+    Those are the three planes of 9 through a voxel, each a step along two axes in turn.
+    """
+    for _ in range(times):
+        along = [_stepped(mask, axis) for axis in range(3)]
+        mask = _stepped(along[0], 1) | _stepped(along[1], 2) | _stepped(along[2], 0)
+    return mask
+
+
+def _stepped(mask: BoolArray, axis: int) -> BoolArray:
+    """Grown by a voxel forth and back along one axis."""
+    grown = mask.copy()
+    there, here = np.moveaxis(grown, axis, 0), np.moveaxis(mask, axis, 0)
+    there[1:] |= here[:-1]
+    there[:-1] |= here[1:]
+    return grown
 
 
 # The newer rules
@@ -337,10 +351,10 @@ def _surface_scores(
     one: BoolArray, other: BoolArray, spacing: Spacing, tolerance_mm: float
 ) -> tuple[float, float]:
     """NSD and HD95 of two masks that are not empty, over surface voxels."""
-    surfaces = [mask & ~ndimage.binary_erosion(mask, NEIGHBOURS_6) for mask in (one, other)]
-    away = [ndimage.distance_transform_edt(~surface, sampling=spacing) for surface in surfaces]
-    directed = [away[1][surfaces[0]], away[0][surfaces[1]]]
-    shares = [float(np.mean(distances <= tolerance_mm)) for distances in directed]
+    found = mask_distances(one, other, np.diag(spacing), kind="voxels")
+    directed = (found.reference_mm, found.prediction_mm)
+    limit = tolerance_mm * (1 + ROUNDING)
+    shares = [float(np.mean(distances <= limit)) for distances in directed]
     return sum(shares) / 2, float(np.percentile(np.concatenate(directed), 95))
 
 
@@ -354,9 +368,8 @@ def _masks(
     require_same_grid(reference.grid, prediction.grid, "reference and prediction")
     truth, found = np.greater(reference.data, 0), np.greater(prediction.data, 0)
     either = truth | found
-    inside = [np.flatnonzero(either.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    box = tuple(slice(int(i[0]), int(i[-1]) + 1) if i.size else slice(0, 1) for i in inside)
-    box = _widened(box, margin_vox)
+    inner: Box = bounding_box(either) if either.any() else (slice(0, 1),) * 3
+    box = _widened(inner, margin_vox)
     return truth[box], found[box]
 
 

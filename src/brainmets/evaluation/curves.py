@@ -10,6 +10,8 @@ trapezes between the points of a precision-recall curve would be too optimistic 
 Goadrich 2006, doi:10.1145/1143844.1143874).
 """
 
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 
@@ -43,11 +45,13 @@ def curve_scores(
     """
     require_same_grid(reference.grid, probability.grid, "reference and probability")
     _require_probabilities(probability.data)
-    truth, values = np.greater(reference.data, 0).ravel(), probability.data.ravel()
+    truth, values = np.greater(reference.data, 0), probability.data
     if domain is not None:
         require_same_grid(reference.grid, domain.grid, "reference and domain")
-        within = np.greater(domain.data, 0).ravel()
+        within = np.greater(domain.data, 0)
         truth, values = truth[within], values[within]
+    order: Literal["C", "F"] = "F" if values.flags.f_contiguous else "C"  # as stored: no copy
+    truth, values = truth.ravel(order), values.ravel(order)
     inside, outside = _histograms(truth, values)
     reason = _one_class(inside, outside)
     if reason is not None:

@@ -1,21 +1,27 @@
 """Free-response curves: lesions found against false positives per scan, over all thresholds.
 
 Everything is computed from *candidates*: places that a model announced, each with a score
-and the reference lesions it hits. Lowering the threshold admits candidates and moves
-none, so the candidates are to be those of the lowest threshold of interest.
+and the reference lesions it hits. Lowering the threshold admits candidates and moves none.
+
+A model's decision rule (:class:`brainmets.config.DecisionRule`) takes components of voxels
+≥ ``low`` and keeps those that reach ``high``. So the candidates are its components with
+``high`` lowered to ``low``, each scored by its largest probability: the curve is what the
+model would do for every ``high``, and passes through what it did.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from brainmets.config import DecisionRule
 from brainmets.errors import ConfigError
+from brainmets.evaluation.curves import FULL_SCALE
 from brainmets.evaluation.lesionwise import overlaps
 from brainmets.evaluation.scores import Score, ratio, undefined
-from brainmets.lesions import measure
+from brainmets.lesions import find
 from brainmets.volume import Volume, require_same_grid
 
 Float64Array = npt.NDArray[np.float64]
@@ -102,6 +108,23 @@ class OperatingPoint:
     sensitivity: Score
 
 
+def candidates_of(reference: Volume, probability: Volume, rule: DecisionRule) -> ScanCandidates:
+    """The candidates of one scan: what the rule would announce with ``high`` at ``low``.
+
+    Args:
+        reference: label image, each value > 0 one lesion.
+        probability: floating point from 0 to 1, or uint16 where 65535 stands for 1.
+        rule: ``low`` and ``smallest_mm3`` are used.
+
+    Raises:
+        GridMismatchError: the images do not lie on the same voxels.
+    """
+    if probability.data.dtype == np.uint16:
+        probability = probability.with_data(probability.data / np.float32(FULL_SCALE))
+    found = find(probability, replace(rule, high=rule.low))
+    return scan_candidates(reference, found, probability)
+
+
 def scan_candidates(reference: Volume, prediction: Volume, probability: Volume) -> ScanCandidates:
     """The candidates of one scan: each predicted lesion, scored by its largest probability.
 
@@ -111,23 +134,29 @@ def scan_candidates(reference: Volume, prediction: Volume, probability: Volume) 
         probability: on the same grid.
 
     Returns:
-        A candidate per predicted lesion; it hits the lesions it shares a voxel with.
+        A candidate per predicted lesion; it hits the lesions it shares a voxel with,
+        whatever rule matches lesions elsewhere: other rules may pair a lesion anew when
+        the threshold falls, and then no curve exists.
 
     Raises:
         GridMismatchError: the images do not lie on the same voxels.
-        VolumeError: labels that are not whole numbers.
     """
     require_same_grid(reference.grid, prediction.grid, "reference and prediction")
-    pairs = overlaps(reference.data, prediction.data)
-    candidates = tuple(
-        Candidate(
-            lesion.max_probability if lesion.max_probability is not None else math.nan,
-            frozenset(p.reference_label for p in pairs if p.prediction_label == lesion.label),
-        )
-        for lesion in measure(prediction, probability=probability)
+    require_same_grid(prediction.grid, probability.grid, "prediction and probability")
+    hits: dict[int, set[int]] = {}
+    for pair in overlaps(reference.data, prediction.data):
+        hits.setdefault(pair.prediction_label, set()).add(pair.reference_label)
+    inside = np.greater(prediction.data, 0)
+    labels, at = np.unique(prediction.data[inside], return_inverse=True)
+    highest = np.full(labels.shape, -math.inf)
+    np.maximum.at(highest, at, probability.data[inside])
+    return ScanCandidates(
+        tuple(
+            Candidate(float(top), frozenset(hits.get(int(label), ())))
+            for label, top in zip(labels, highest, strict=True)
+        ),
+        len(np.unique(reference.data[np.greater(reference.data, 0)])),
     )
-    present = np.unique(reference.data)
-    return ScanCandidates(candidates, int(np.count_nonzero(present > 0)))
 
 
 def froc(scans: Sequence[ScanCandidates]) -> Froc:
@@ -140,7 +169,7 @@ def froc(scans: Sequence[ScanCandidates]) -> Froc:
         raise ConfigError("a free-response curve needs at least one scan; got none")
     lesions = sum(scan.lesions for scan in scans)
     wrong = [c.score for scan in scans for c in scan.candidates if not c.hits]
-    right = [score for scan in scans for score in _best_of_each_lesion(scan)]
+    right = [score for scan in scans for score in best_of_each_lesion(scan)]
     thresholds = np.array([math.inf, *sorted({*wrong, *right}, reverse=True)])
     found = _at_least(right, thresholds)
     share = found / lesions if lesions else np.full(thresholds.shape, math.nan)
@@ -197,7 +226,7 @@ def free_response_auc(scans: Sequence[ScanCandidates]) -> Score:
     lesion that was not hit and a scan without false positives score below everything.
     Unlike :func:`area` it needs no limit. 0.5 is what announcing nothing gives.
     """
-    lesions = [score for scan in scans for score in _best_of_each_lesion(scan)]
+    lesions = [score for scan in scans for score in best_of_each_lesion(scan)]
     lesions += [-math.inf] * (sum(scan.lesions for scan in scans) - len(lesions))
     if not lesions:
         return undefined(NO_LESIONS)
@@ -209,7 +238,7 @@ def free_response_auc(scans: Sequence[ScanCandidates]) -> Score:
     return Score(float((below + not_above).sum() / (2 * len(lesions) * noise.size)))
 
 
-def _best_of_each_lesion(scan: ScanCandidates) -> list[float]:
+def best_of_each_lesion(scan: ScanCandidates) -> list[float]:
     """For each lesion that is hit the largest score of a candidate that hits it."""
     best: dict[int, float] = {}
     for candidate in scan.candidates:

@@ -2,18 +2,20 @@
 
 A reference lesion is *found* if at least one predicted lesion matches it, and a predicted
 lesion is a *false positive* if it matches no reference lesion. One prediction may match
-several lesions (merged) and one lesion several predictions (split).
+several lesions (merged) and one lesion several predictions (split). When two lesions match
+is for a rule to say, see :mod:`brainmets.evaluation.matching`.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from brainmets.evaluation.scores import Score, ratio, undefined
-from brainmets.lesions import Lesion, measure
-from brainmets.volume import Array, Volume, require_same_grid
+from brainmets.lesions import Lesion
+from brainmets.volume import Array
 
 SIZE_EDGES_MM = (3.0, 4.0, 6.0, 10.0)
 SIZE_BINS = ("< 3 mm", "3–4 mm", "4–6 mm", "6–10 mm", "≥ 10 mm")
@@ -34,15 +36,6 @@ class Overlap:
     def dice(self) -> float:
         """Dice of the pair."""
         return 2 * self.shared_vox / (self.reference_vox + self.prediction_vox)
-
-
-MatchRule = Callable[[Overlap], bool]
-"""Whether two lesions that share voxels are taken for the same."""
-
-
-def any_overlap(overlap: Overlap) -> bool:
-    """One shared voxel is enough."""
-    return overlap.shared_vox >= 1
 
 
 @dataclass(frozen=True)
@@ -92,33 +85,16 @@ def size_bin(diameter_mm: float) -> str:
     return SIZE_BINS[bisect_right(SIZE_EDGES_MM, diameter_mm)]
 
 
-def match(reference: Volume, prediction: Volume, rule: MatchRule = any_overlap) -> Match:
-    """Match the lesions of two label images (each value > 0 is one lesion).
-
-    Raises:
-        GridMismatchError: the images do not lie on the same voxels.
-        VolumeError: labels that are not whole numbers.
-    """
-    require_same_grid(reference.grid, prediction.grid, "reference and prediction")
-    truth, found = measure(reference), measure(prediction)
-    pairs = [pair for pair in overlaps(reference.data, prediction.data) if rule(pair)]
-    turned = [_swapped(pair) for pair in pairs]
-    return Match(
-        tuple(_matched(lesion, pairs, "missed") for lesion in truth),
-        tuple(_matched(lesion, turned, "false positive") for lesion in found),
-    )
-
-
 def overlaps(reference: Array, prediction: Array) -> tuple[Overlap, ...]:
     """All pairs of labels that share a voxel, ascending."""
-    shared = np.greater(reference, 0) & np.greater(prediction, 0)
-    pairs, counts = np.unique(
-        np.column_stack([reference[shared], prediction[shared]]), axis=0, return_counts=True
-    )
-    reference_vox, prediction_vox = _sizes(reference), _sizes(prediction)
+    there, found = np.greater(reference, 0), np.greater(prediction, 0)
+    shared = there & found
+    pairs = Counter(zip(reference[shared].tolist(), prediction[shared].tolist(), strict=True))
+    reference_vox = Counter(reference[there].tolist())
+    prediction_vox = Counter(prediction[found].tolist())
     return tuple(
-        Overlap(int(a), int(b), int(n), reference_vox[int(a)], prediction_vox[int(b)])
-        for (a, b), n in zip(pairs, counts, strict=True)
+        Overlap(int(a), int(b), n, reference_vox[a], prediction_vox[b])
+        for (a, b), n in sorted(pairs.items())
     )
 
 
@@ -163,28 +139,3 @@ def _f1(sensitivity: Score, precision: Score) -> Score:
         return Score(0.0)
     total = sensitivity.value + precision.value
     return Score(2 * sensitivity.value * precision.value / total if total else 0.0)
-
-
-def _swapped(pair: Overlap) -> Overlap:
-    return Overlap(
-        pair.prediction_label,
-        pair.reference_label,
-        pair.shared_vox,
-        pair.prediction_vox,
-        pair.reference_vox,
-    )
-
-
-def _matched(lesion: Lesion, pairs: Sequence[Overlap], reason: str) -> MatchedLesion:
-    own = [pair for pair in pairs if pair.reference_label == lesion.label]
-    if not own:
-        return MatchedLesion(lesion, (), undefined(reason))
-    shared = sum(pair.shared_vox for pair in own)
-    union = own[0].reference_vox + sum(pair.prediction_vox for pair in own)
-    partners = tuple(pair.prediction_label for pair in own)
-    return MatchedLesion(lesion, partners, Score(2 * shared / union))
-
-
-def _sizes(labels: Array) -> Mapping[int, int]:
-    values, counts = np.unique(labels[np.greater(labels, 0)], return_counts=True)
-    return {int(v): int(n) for v, n in zip(values, counts, strict=True)}

@@ -163,6 +163,11 @@ RULES: Mapping[str, Callable[..., Rule]] = MappingProxyType(
 )
 """Rules by the name they have on the command line; their options are their attributes."""
 
+NUMBER_OF: Mapping[str, str] = MappingProxyType(
+    {"iou": "least", "one-to-one": "least", "centroid": "distance_mm"}
+)
+"""The option of a rule that is given as a number behind its name."""
+
 
 @dataclass(frozen=True)
 class Pairing:
@@ -228,11 +233,64 @@ def pair_up(findings: Findings, rule: Rule) -> Pairing:
     )
 
 
-def merges_and_splits(findings: Findings) -> MergesAndSplits:
-    """Which lesions were taken together, and which fell apart."""
+def match(reference: Volume, prediction: Volume, rule: Rule | None = None) -> Match:
+    """Match the lesions of two label images (each value > 0 is one lesion).
+
+    Args:
+        reference: the lesions that are there.
+        prediction: the lesions that were announced, on the same grid.
+        rule: which are the same; None: :class:`AnyOverlap`.
+
+    Raises:
+        GridMismatchError: the images do not lie on the same voxels.
+        VolumeError: labels that are not whole numbers.
+    """
+    return pair_up(look_at(reference, prediction), rule or AnyOverlap()).match
+
+
+def rule_named(text: str) -> Rule:
+    """A rule from its name, and maybe its number behind a colon.
+
+    >>> rule_named("iou:0.5"), rule_named("centroid:3")
+    (IouAtLeast(least=0.5), CentroidWithin(distance_mm=3.0))
+
+    Args:
+        text: ``any-overlap``, ``iou:LEAST``, ``one-to-one`` (``one-to-one:LEAST`` for the
+            least Dice) or ``centroid:MM``.
+
+    Raises:
+        ConfigError: no such rule, or a number that it cannot take.
+    """
+    name, colon, number = text.partition(":")
+    if name not in RULES:
+        raise ConfigError(f"matching rule {name!r}; expected one of {', '.join(RULES)}")
+    if not colon:
+        return RULES[name]()
+    if name not in NUMBER_OF:
+        raise ConfigError(f"matching rule {text!r}: {name} takes no number")
+    try:
+        return RULES[name](**{NUMBER_OF[name]: float(number)})
+    except ValueError as error:
+        raise ConfigError(f"matching rule {text!r}: {number!r} is not a number") from error
+
+
+def in_words(rule: Rule) -> str:
+    """A rule and its numbers, for tables and pages.
+
+    >>> in_words(IouAtLeast(0.5))
+    'iou (least = 0.5)'
+    """
+    kind = type(rule)
+    name = next((name for name, known in RULES.items() if known is kind), kind.__name__)
+    options = ", ".join(f"{key} = {value}" for key, value in sorted(vars(rule).items()))
+    return f"{name} ({options})" if options else name
+
+
+def merges_and_splits(found: Sequence[Overlap]) -> MergesAndSplits:
+    """Which lesions were taken together, and which fell apart, by all pairs that share a voxel."""
     over: dict[int, list[int]] = {}
     pieces: dict[int, list[int]] = {}
-    for pair in findings.overlaps:
+    for pair in found:
         over.setdefault(pair.prediction_label, []).append(pair.reference_label)
         pieces.setdefault(pair.reference_label, []).append(pair.prediction_label)
     return MergesAndSplits(_several(over), _several(pieces))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from brainmets.errors import ConfigError
 from brainmets.evaluation.scores import Score, ratio, undefined
+from brainmets.evaluation.statistics import OfWeights
 
 Z_95 = 1.96
 """Bland and Altman's limits hold 95 % of normally distributed differences."""
@@ -163,4 +164,64 @@ def _agreement(pairs: npt.NDArray[np.float64], what: str, unit: str) -> dict[str
         f"{what}_sd{unit}": limits.sd,
         f"{what}_lower_limit{unit}": limits.lower,
         f"{what}_upper_limit{unit}": limits.upper,
+    }
+
+
+def statistics_of(patients: Sequence[Patient]) -> dict[str, OfWeights]:
+    """Every score of this page as a function of patients' weights, for the bootstrap.
+
+    With each patient once they are the scores themselves.
+    """
+    counts = _columns([(p.reference_lesions, p.predicted_lesions) for p in patients])
+    volumes = _columns([(p.reference_mm3, p.predicted_mm3) for p in patients])
+    apart = np.abs(counts[:, 1] - counts[:, 0])
+    ill, said = counts.T > 0
+    every = np.ones(len(counts))
+    return {
+        "patient_sensitivity": _share(ill & said, ill),
+        "patient_specificity": _share(~(ill | said), ~ill),
+        "patient_ppv": _share(ill & said, said),
+        "patient_npv": _share(~(ill | said), ~said),
+        "patient_accuracy": _share(ill == said, every),
+        "count_equal": _share(apart == 0, every),
+        "count_within_one": _share(apart <= 1, every),
+        "count_mean_absolute_difference": _share(apart, every),
+        **_agreement_of_weights(counts, "count", ""),
+        **_agreement_of_weights(volumes, "burden", "_mm3"),
+    }
+
+
+def _share(part: npt.ArrayLike, whole: npt.ArrayLike) -> OfWeights:
+    top, bottom = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    return lambda weights: np.asarray((weights @ top) / (weights @ bottom))
+
+
+def _agreement_of_weights(
+    pairs: npt.NDArray[np.float64], what: str, unit: str
+) -> dict[str, OfWeights]:
+    centred = pairs - pairs.mean() if pairs.size else pairs  # smaller numbers, smaller rounding
+    x, y = centred.T
+    apart = y - x
+    bias = _share(apart, np.ones(len(pairs)))
+
+    def spread(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        number = weights.sum(axis=-1)
+        squares = weights @ apart**2 - number * bias(weights) ** 2
+        return np.asarray(np.sqrt(np.maximum(squares, 0) / (number - 1)))
+
+    def icc(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """ICC(2,1) of two ratings from sums, see :func:`icc_2_1`."""
+        n = weights.sum(axis=-1)
+        mean = (weights @ (x + y)) / (2 * n)
+        rows = (weights @ ((x + y) ** 2) / 2 - 2 * n * mean**2) / (n - 1)
+        columns = n * bias(weights) ** 2 / 2
+        error = spread(weights) ** 2 / 2
+        return np.asarray((rows - error) / (rows + error + 2 * (columns - error) / n))
+
+    return {
+        f"{what}_icc": icc,
+        f"{what}_bias{unit}": bias,
+        f"{what}_sd{unit}": spread,
+        f"{what}_lower_limit{unit}": lambda w: np.asarray(bias(w) - Z_95 * spread(w)),
+        f"{what}_upper_limit{unit}": lambda w: np.asarray(bias(w) + Z_95 * spread(w)),
     }

@@ -8,24 +8,26 @@ The percentile method takes quantiles of the resampled statistic. BCa corrects t
 and skewness (Efron 1987, J Am Stat Assoc 82:171), the latter by leaving out each patient in
 turn. That fails for statistics that are not smooth, such as the median (Efron and Tibshirani
 1993, An Introduction to the Bootstrap, 11.6): take the percentile method for those.
+
+A statistic is a function of weights, how often each patient was drawn. So the patients of a
+cohort are drawn once for all of its statistics.
 """
 
-import warnings
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import ndtr, ndtri
 
 from brainmets.errors import ConfigError
 
 Method = Literal["percentile", "BCa"]
 FloatArray = npt.NDArray[np.float64]
 RESAMPLES = 10_000
-MOST_WEIGHTS = 10_000_000
-"""Weights held at once: 80 MB."""
+NO_PATIENTS, NO_SPREAD = "fewer than two patients", "equal in all resamples"
+TOO_STEADY = "the resamples vary too little for this method"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ class Interval:
 
 Statistic = Callable[[FloatArray, FloatArray], FloatArray]
 """From values (n,) and weights (..., n), whole numbers of 0 or more, to one number a row."""
+
+OfWeights = Callable[[FloatArray], FloatArray]
+"""From weights of patients (..., patients) to one number a row; NaN where there is none."""
 
 
 def weighted_mean(values: FloatArray, weights: FloatArray) -> FloatArray:
@@ -112,66 +117,116 @@ def bootstrap(
         raise ConfigError(f"statistic {statistic!r}; expected one of {', '.join(STATISTICS)}")
     keep = ~np.isnan(data)
     numbers: dict[Hashable, int] = {}
-    owner = np.array([numbers.setdefault(owners[i], len(numbers)) for i in np.flatnonzero(keep)])
-    counted = (int(keep.sum()), int((~keep).sum()), len(numbers))
-    reason = _degenerate(data[keep], len(numbers))
-    if reason is not None:
-        return Interval(np.nan, np.nan, confidence, method, *counted, reason)
-    low, high = _interval(
-        _by_patient(STATISTICS[statistic], data[keep], owner),
-        np.arange(len(numbers)),
-        rng,
+    owner = np.array(
+        [numbers.setdefault(owners[i], len(numbers)) for i in np.flatnonzero(keep)], np.intp
+    )
+
+    def of_weights(weights: FloatArray) -> FloatArray:
+        return STATISTICS[statistic](data[keep], weights[..., owner])
+
+    found = interval(
+        of_weights,
+        draw(len(numbers), rng, resamples),
         method=method,
         confidence=confidence,
-        resamples=resamples,
+        patients=len(numbers),
     )
-    if not low <= high:  # NaN
-        low, high, reason = np.nan, np.nan, "the resamples vary too little for this method"
-    return Interval(low, high, confidence, method, *counted, reason)
+    return replace(found, values=int(keep.sum()), excluded=int((~keep).sum()))
 
 
-def _degenerate(values: FloatArray, patients: int) -> str | None:
-    if patients < 2:
-        return "fewer than two patients"
-    return "all values are equal" if values.min() == values.max() else None
+def draw(patients: int, rng: np.random.Generator, resamples: int = RESAMPLES) -> FloatArray:
+    """Draw as many patients as there are, with replacement, ``resamples`` times.
+
+    Returns:
+        How often each was drawn, shape (resamples, patients).
+    """
+    index = rng.integers(0, max(patients, 1), (resamples, patients))
+    index += np.arange(resamples)[:, None] * patients
+    times = np.bincount(index.ravel(), minlength=resamples * patients)
+    return times.reshape(resamples, patients).astype(np.float64)
 
 
-def _by_patient(
-    statistic: Statistic, values: FloatArray, owner: npt.NDArray[np.intp]
-) -> Callable[..., FloatArray]:
-    """The statistic as a function of drawn patients, their numbers along the last axis."""
-    count = int(owner.max()) + 1
-
-    def of_drawn(drawn: npt.NDArray[np.intp], axis: int = -1) -> FloatArray:
-        rows = np.moveaxis(np.asarray(drawn, np.intp), axis, -1)
-        flat = rows.reshape(-1, rows.shape[-1])
-        index = (flat + np.arange(len(flat))[:, None] * count).ravel()
-        times = np.bincount(index, minlength=len(flat) * count).reshape(len(flat), count)
-        return statistic(values, times[:, owner].astype(np.float64)).reshape(rows.shape[:-1])
-
-    return of_drawn
-
-
-def _interval(
-    statistic: Callable[..., FloatArray],
-    patients: npt.NDArray[np.intp],
-    rng: np.random.Generator,
+def interval(
+    statistic: OfWeights,
+    weights: FloatArray,
     *,
-    method: Method,
-    confidence: float,
-    resamples: int,
-) -> tuple[float, float]:
-    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # NaN says it, with a reason
-        found = stats.bootstrap(
-            (patients,),
-            statistic,
-            n_resamples=resamples,
-            batch=max(1, MOST_WEIGHTS // patients.size),
-            vectorized=True,
-            axis=-1,
-            confidence_level=confidence,
-            method=method,
-            rng=rng,
+    method: Method = "BCa",
+    confidence: float = 0.95,
+    patients: int | None = None,
+) -> Interval:
+    """Confidence interval of a statistic from drawn patients.
+
+    Resamples without a value, for example a sensitivity where no patient with a lesion
+    was drawn, are left out.
+
+    Args:
+        statistic: a function of patients' weights.
+        weights: from :func:`draw`.
+        method: ``"BCa"`` or ``"percentile"``.
+        confidence: more than 0, less than 1.
+        patients: how many have a value; None: all.
+
+    Returns:
+        An Interval, NaN with a reason where there is none.
+    """
+    count = weights.shape[1] if patients is None else patients
+    low = high = np.nan
+    reason: str | None = NO_PATIENTS
+    if count >= 2:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            low, high, reason = _ends(statistic, weights, method, confidence)
+    return Interval(low, high, confidence, method, count, 0, count, reason)
+
+
+def percentile_interval(drawn: FloatArray, patients: int, *, confidence: float = 0.95) -> Interval:
+    """The percentile interval of a statistic that was computed for each draw already.
+
+    Args:
+        drawn: one value a resample; NaN where there is none, which is left out.
+        patients: how many there were to draw.
+        confidence: more than 0, less than 1.
+    """
+    kept = drawn[~np.isnan(drawn)]
+    low = high = np.nan
+    reason = NO_PATIENTS if patients < 2 else None
+    if reason is None and (not kept.size or np.ptp(kept) == 0):
+        reason = NO_SPREAD
+    if reason is None:
+        low, high = (
+            float(x) for x in np.quantile(kept, [(1 - confidence) / 2, (1 + confidence) / 2])
         )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return Interval(low, high, confidence, "percentile", patients, 0, patients, reason)
+
+
+def _ends(
+    statistic: OfWeights, weights: FloatArray, method: str, confidence: float
+) -> tuple[float, float, str | None]:
+    drawn = np.asarray(statistic(weights))
+    drawn = drawn[~np.isnan(drawn)]
+    every = weights.shape[1]
+    left_out = np.asarray(statistic(1 - np.eye(every)))
+    left_out = left_out[~np.isnan(left_out)]
+    values = np.r_[drawn, left_out]
+    if not drawn.size or np.ptp(values) <= 1e-12 * np.abs(values).max():
+        return np.nan, np.nan, NO_SPREAD
+    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    if method == "BCa":
+        if not left_out.size:
+            return np.nan, np.nan, TOO_STEADY
+        point = float(statistic(np.ones(every)))
+        tails = _corrected(tails, drawn, point, left_out)
+    if np.isnan(tails).any():
+        return np.nan, np.nan, TOO_STEADY
+    low, high = np.quantile(drawn, tails)
+    return float(low), float(high), None
+
+
+def _corrected(
+    tails: FloatArray, drawn: FloatArray, point: float, left_out: FloatArray
+) -> FloatArray:
+    """The tails that BCa takes instead; NaN where it has no answer."""
+    bias = ndtri(((drawn < point).mean() + (drawn <= point).mean()) / 2)
+    apart = left_out.mean() - left_out
+    skew = (apart**3).sum() / (6 * (apart**2).sum() ** 1.5)
+    reached = bias + ndtri(tails)
+    return np.asarray(ndtr(bias + reached / (1 - skew * reached)))

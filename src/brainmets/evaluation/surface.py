@@ -23,10 +23,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import KDTree
+from scipy.spatial.distance import cdist
 
 from brainmets.errors import ConfigError
 from brainmets.evaluation.elements import areas_mm2, neighbour_codes
 from brainmets.evaluation.scores import Score, ratio, undefined
+from brainmets.lesions import bounding_box
 from brainmets.volume import Array, Volume, require_same_grid
 
 Kind = Literal["elements", "voxels"]
@@ -79,8 +81,22 @@ def surface_distances(
         GridMismatchError: the images do not lie on the same voxels.
     """
     require_same_grid(reference.grid, prediction.grid, "reference and prediction")
-    metric = _metric(reference.grid.affine)
-    truth, found = _boxed(np.greater(reference.data, 0), np.greater(prediction.data, 0))
+    truth, found = np.greater(reference.data, 0), np.greater(prediction.data, 0)
+    return mask_distances(truth, found, _metric(reference.grid.affine), kind=kind)
+
+
+def mask_distances(
+    reference: BoolArray, prediction: BoolArray, metric: FloatArray, *, kind: Kind = "elements"
+) -> SurfaceDistances:
+    """Distances between the surfaces of two arrays of one shape.
+
+    Args:
+        reference: True inside.
+        prediction: True inside.
+        metric: 3×3 matrix from voxels to mm, for example ``np.diag(spacing_mm)``.
+        kind: of the surfaces.
+    """
+    truth, found = _boxed(reference, prediction)
     draw = _elements if kind == "elements" else _voxels
     one, other = draw(truth, metric), draw(found, metric)
     return SurfaceDistances(
@@ -170,6 +186,10 @@ def surface_scores(
     }
 
 
+FEW_PAIRS = 50_000
+"""Pairs of points, at most, that are all looked at."""
+
+
 class _Surface(NamedTuple):
     """Points of a surface: where they lie in an array of ``shape``, flat, ascending."""
 
@@ -189,12 +209,8 @@ def _metric(affine: FloatArray) -> FloatArray:
 
 def _boxed(one: BoolArray, other: BoolArray) -> tuple[BoolArray, BoolArray]:
     """Both masks within the smallest box that holds them, with one voxel of air around."""
-    either = one | other
-    box = []
-    for axis in range(3):
-        hit = np.flatnonzero(either.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(slice(hit[0], hit[-1] + 1) if hit.size else slice(0, 0))
-    return np.pad(one[tuple(box)], 1), np.pad(other[tuple(box)], 1)
+    box = bounding_box(one | other)
+    return np.pad(one[box], 1), np.pad(other[box], 1)
 
 
 def _elements(mask: BoolArray, metric: FloatArray) -> _Surface:
@@ -220,15 +236,20 @@ def _to_nearest(surface: _Surface, other: _Surface, metric: FloatArray) -> Float
     """Distance in mm from each point of a surface to the nearest one of another.
 
     Where both surfaces have the same point it is 0 without a search. A tree over the
-    points needs no map of the box, which for lesions all over a brain is most of a head.
+    points needs no map of the box, which for lesions all over a brain is most of a head; for
+    small lesions looking at all pairs is quicker than growing a tree.
     """
     if not other.flat.size:
         return np.full(surface.flat.size, np.inf)
     distance = np.zeros(surface.flat.size)
     apart = np.flatnonzero(~np.isin(surface.flat, other.flat, assume_unique=True))
     if apart.size:
-        tree = KDTree(_places(other.flat, other.shape, metric), balanced_tree=False)
-        distance[apart] = tree.query(_places(surface.flat[apart], surface.shape, metric))[0]
+        here = _places(surface.flat[apart], surface.shape, metric)
+        there = _places(other.flat, other.shape, metric)
+        if len(here) * len(there) <= FEW_PAIRS:
+            distance[apart] = cdist(here, there).min(axis=1)
+        else:
+            distance[apart] = KDTree(there, balanced_tree=False).query(here)[0]
     return distance
 
 

@@ -1,15 +1,29 @@
-"""Scores on disk: cases.csv, lesions.csv and summary.json, each whole or absent."""
+"""Scores on disk: a folder of tables and a page, whole or absent."""
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from brainmets.evaluation.case import CaseScores, score_names
 from brainmets.evaluation.lesionwise import MatchedLesion
-from brainmets.evaluation.summary import summarise
-from brainmets.io.storage import whole_file, write_json
+from brainmets.evaluation.scores import Score
+from brainmets.evaluation.summary import patients_of, rows, summarise
+from brainmets.io.storage import require_own, sweep, whole_file, whole_folder, write_json
+
+FILES = (
+    "cases.csv",
+    "patients.csv",
+    "brats.csv",
+    "lesions.csv",
+    "summary.csv",
+    "summary.json",
+    "evaluation.html",
+)
+"""What the folder may hold; ``patients.csv`` where a patient has several cases, ``brats.csv`` and
+the page where they were asked for."""
 
 LESION_COLUMNS = (
     "case",
@@ -17,6 +31,7 @@ LESION_COLUMNS = (
     "label",
     "matched",
     "partners",
+    "overlapping",
     "dice",
     "size_bin",
     "volume_mm3",
@@ -28,52 +43,137 @@ LESION_COLUMNS = (
     "z_ras_mm",
     "side",
 )
+SUMMARY_COLUMNS = (
+    "group",
+    "score",
+    "statistic",
+    "value",
+    "low",
+    "high",
+    "method",
+    "patients",
+    "no_interval",
+    "defined",
+    "undefined",
+    "reasons",
+)
+PATIENT_COLUMNS = (
+    "patient",
+    "cases",
+    "reference_lesions",
+    "predicted_lesions",
+    "reference_mm3",
+    "predicted_mm3",
+)
 
 
-def write_scores(cases: Sequence[CaseScores], folder: Path) -> dict[str, Any]:
-    """Write the three files into ``folder`` and return the summary.
+def write_scores(
+    cases: Sequence[CaseScores],
+    folder: Path,
+    *,
+    summary: Mapping[str, Any] | None = None,
+    page: str | None = None,
+) -> Mapping[str, Any]:
+    """Write everything of :data:`FILES` that there is, and return the summary.
 
-    ``cases.csv``: a row per case; an undefined score is empty and the last column says
-    why. ``lesions.csv``: a row per lesion of either mask. ``summary.json``:
-    :func:`brainmets.evaluation.summary.summarise`, null where undefined.
+    The folder gets its name when it is whole, and replaces an older one of scores. An
+    undefined value is an empty field and null; its reason stands beside it.
+
+    Args:
+        cases: the scores.
+        folder: to write; its parent is made if absent.
+        summary: of the cases, see :func:`brainmets.evaluation.summary.summarise`; None: made.
+        page: content of ``evaluation.html``.
 
     Raises:
-        WriteError: the folder cannot be written to.
+        WriteError: the folder cannot be written to, or holds something else.
     """
-    summary = summarise(cases)
-    names = score_names(cases)
-    rows = (_case_row(case, names) for case in cases)
-    _write_csv(folder / "cases.csv", ("case", *names, "undefined"), rows)
+    made = summarise(cases) if summary is None else summary
+    require_own(folder, FILES)
+    sweep(folder.parent)
+    with whole_folder(folder) as temporary:
+        _write_tables(cases, made, temporary)
+        write_json(temporary / "summary.json", made)
+        if page is not None:
+            with whole_file(temporary / "evaluation.html") as file:
+                file.write_bytes(page.encode("utf-8"))
+    return made
+
+
+def _write_tables(cases: Sequence[CaseScores], summary: Mapping[str, Any], folder: Path) -> None:
+    names, covariates = score_names(cases), tuple(cases[0].covariates) if cases else ()
+    header = ("case", "patient", *covariates, *names, "undefined")
+    _write_csv(folder / "cases.csv", header, (_case_row(case, names) for case in cases))
+    if any(count > 1 for count in Counter(c.patient_id for c in cases if c.patient_id).values()):
+        _write_csv(folder / "patients.csv", PATIENT_COLUMNS, _patient_rows(cases))
+    if cases and cases[0].brats:
+        columns = tuple(next(iter(cases[0].brats.values())))
+        _write_csv(
+            folder / "brats.csv", ("case", "region", *columns, "undefined"), _brats_rows(cases)
+        )
     _write_csv(folder / "lesions.csv", LESION_COLUMNS, _lesion_rows(cases))
-    write_json(folder / "summary.json", summary)
-    return summary
+    long = ([_field(row.get(name, "")) for name in SUMMARY_COLUMNS] for row in rows(summary))
+    _write_csv(folder / "summary.csv", SUMMARY_COLUMNS, long)
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
     with (
         whole_file(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows(lines)
 
 
 def _case_row(case: CaseScores, names: Sequence[str]) -> tuple[str, ...]:
     scores = {name: case.score_of(name) for name in names}
+    return (
+        case.case_id,
+        case.patient_id or "",
+        *case.covariates.values(),
+        *_values_and_reasons(scores),
+    )
+
+
+def _brats_rows(cases: Sequence[CaseScores]) -> Iterator[tuple[str, ...]]:
+    for case in cases:
+        for region, scores in case.brats.items():
+            yield case.case_id, region, *_values_and_reasons(scores)
+
+
+def _values_and_reasons(scores: Mapping[str, Score]) -> tuple[str, ...]:
     reasons = (f"{name}: {s.reason}" for name, s in scores.items() if not s.defined)
-    return case.case_id, *(_number(s.value) for s in scores.values()), "; ".join(reasons)
+    return *(_number(s.value) for s in scores.values()), "; ".join(reasons)
+
+
+def _patient_rows(cases: Sequence[CaseScores]) -> Iterator[tuple[str, ...]]:
+    counts = Counter(case.patient_id or case.case_id for case in cases)
+    for patient in patients_of(cases):
+        yield (
+            patient.patient_id,
+            str(counts[patient.patient_id]),
+            str(patient.reference_lesions),
+            str(patient.predicted_lesions),
+            _number(patient.reference_mm3),
+            _number(patient.predicted_mm3),
+        )
 
 
 def _lesion_rows(cases: Sequence[CaseScores]) -> Iterator[tuple[str, ...]]:
     for case in cases:
+        pairs = [(o.reference_label, o.prediction_label) for o in case.overlaps]
         for lesion in case.lesions.reference:
-            yield _lesion_row(case.case_id, "reference", lesion)
+            shared = [p for r, p in pairs if r == lesion.lesion.label]
+            yield _lesion_row(case.case_id, "reference", lesion, shared)
         for lesion in case.lesions.prediction:
-            yield _lesion_row(case.case_id, "prediction", lesion)
+            shared = [r for r, p in pairs if p == lesion.lesion.label]
+            yield _lesion_row(case.case_id, "prediction", lesion, shared)
 
 
-def _lesion_row(case_id: str, mask: str, matched: MatchedLesion) -> tuple[str, ...]:
+def _lesion_row(
+    case_id: str, mask: str, matched: MatchedLesion, shared: Sequence[int]
+) -> tuple[str, ...]:
     lesion = matched.lesion
     sizes = (
         lesion.volume_mm3,
@@ -88,11 +188,16 @@ def _lesion_row(case_id: str, mask: str, matched: MatchedLesion) -> tuple[str, .
         str(lesion.label),
         "yes" if matched.matched else "no",
         " ".join(map(str, matched.partners)),
+        " ".join(map(str, shared)),
         _number(matched.dice.value),
         matched.size_bin,
         *map(_number, sizes),
         lesion.side,
     )
+
+
+def _field(value: str | float) -> str:
+    return value if isinstance(value, str) else _number(value)
 
 
 def _number(value: float) -> str:

@@ -5,6 +5,7 @@ Chicco and Jurman 2020, BMC Genomics 21:6; kappa as in Cohen 1960, Educ Psychol 
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,22 @@ class Counts:
     false_positive: int
     false_negative: int
     true_negative: int
+
+
+def target(mask: Volume, labels: Collection[int] | None = None) -> Volume:
+    """The part of a mask that is to be found, as a bool mask.
+
+    Args:
+        mask: label image.
+        labels: the labels that count (BraTS: 1 and 3, the tumour core without its
+            oedema); None: all above 0.
+    """
+    if labels is None:
+        return mask.with_data(np.greater(mask.data, 0))
+    inside = np.zeros_like(mask.data, bool)  # in the order of the mask's own axes, unlike np.isin
+    for label in labels:
+        inside |= np.equal(mask.data, label)
+    return mask.with_data(inside)
 
 
 def count(reference: Volume, prediction: Volume, *, domain: Volume | None = None) -> Counts:

@@ -14,7 +14,7 @@ from brainmets.cohort import Case, Cohort
 from brainmets.concurrency import in_order
 from brainmets.config import Recipe, to_mapping
 from brainmets.errors import CohortError
-from brainmets.evaluation.case import target
+from brainmets.evaluation.voxel import target
 from brainmets.io import nifti
 from brainmets.io.storage import require_writable, sweep, whole_folder, write_json
 from brainmets.preprocess.brain import builtin_sha256, extract_brain, given_mask

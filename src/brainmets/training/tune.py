@@ -10,7 +10,8 @@ from scipy import ndimage
 from brainmets.cohort import Case, Cohort
 from brainmets.config import DecisionRule
 from brainmets.errors import CohortError
-from brainmets.evaluation.case import CaseScores, score, target
+from brainmets.evaluation.case import CaseScores, score
+from brainmets.evaluation.voxel import target
 from brainmets.inference.predict import predict
 from brainmets.io import nifti
 from brainmets.lesions import ROUNDING, components, find

@@ -1,0 +1,147 @@
+"""A whole evaluation: predictions and a cohort in, a folder of tables and a page out."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+
+import brainmets
+from brainmets.cohort import Cohort
+from brainmets.errors import ConfigError
+from brainmets.evaluation.case import CaseScores, Scoring
+from brainmets.evaluation.evaluate import evaluate, require_references
+from brainmets.evaluation.froc import LUNA_FALSE_POSITIVES
+from brainmets.evaluation.matching import in_words
+from brainmets.evaluation.page import render
+from brainmets.evaluation.pictures import worst_cases
+from brainmets.evaluation.statistics import RESAMPLES
+from brainmets.evaluation.summary import SEED, summarise
+from brainmets.evaluation.tables import FILES, write_scores
+from brainmets.io.storage import require_own
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a cohort is evaluated.
+
+    Attributes:
+        target_labels: labels of the references that are to be found; None: all above 0.
+        within_brain: count voxels within the cohort's brain masks alone.
+        scoring: which scores by which rules.
+        false_positives: per scan, operating points of the free-response curve.
+        covariates: columns of the cohort to keep with the scores.
+        workers: processes; the results do not depend on it.
+
+    Raises:
+        ConfigError: an operating point that is not above 0, or none.
+    """
+
+    target_labels: tuple[int, ...] | None = None
+    within_brain: bool = False
+    scoring: Scoring = field(default_factory=Scoring)
+    false_positives: tuple[float, ...] = LUNA_FALSE_POSITIVES
+    covariates: tuple[str, ...] = ()
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the operating points."""
+        points = self.false_positives
+        if not points or not all(0 < point < float("inf") for point in points):
+            raise ConfigError(f"operating points {points}; expected numbers above 0")
+
+
+def run_study(
+    predictions: Path | None,
+    cohort: Cohort,
+    out: Path | None = None,
+    *,
+    options: Options | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Mapping[str, Any]:
+    """Score a cohort and, if ``out`` is given, write tables and a page.
+
+    Args:
+        predictions: folder, or None for the cohort's own columns; see
+            :func:`brainmets.evaluation.evaluate.evaluate`.
+        cohort: each case with a reference mask.
+        out: folder to write, whole or not at all.
+        options: how; None: the usual way.
+        progress: called with the number of cases done and of all.
+
+    Returns:
+        The summary.
+
+    Raises:
+        CohortError: cases and predictions do not belong together; the message names one.
+        InputError: a file cannot be used; the message names its case.
+        WriteError: ``out`` cannot be written to, or holds something else.
+    """
+    options = options or Options()
+    if out is not None:
+        require_own(out, FILES)
+    if predictions is not None:
+        require_references(predictions, cohort)
+    cases = evaluate(
+        predictions,
+        cohort,
+        target_labels=options.target_labels,
+        within_brain=options.within_brain,
+        scoring=options.scoring,
+        covariates=options.covariates,
+        workers=options.workers,
+        progress=progress,
+    )
+    summary = summarise(cases, false_positives=options.false_positives)
+    summary["settings"] = settings_of(options)
+    if out is not None:
+        page = _page(cases, summary, cohort, predictions, options)
+        write_scores(cases, out, summary=summary, page=page)
+    return summary
+
+
+def settings_of(options: Options) -> dict[str, Any]:
+    """All that the results depend on besides the files."""
+    scoring = options.scoring
+    every = "all above 0"
+    return {
+        "matching rule": in_words(scoring.rule),
+        "reference labels": list(options.target_labels or ()) or every,
+        "predicted labels": list(scoring.predicted_labels or ()) or every,
+        "lesions": "26-connected components",
+        "voxels counted": "brain mask" if options.within_brain else "whole grid",
+        "surface": "elements weighted by area; surface distances over the whole grid",
+        "NSD tolerances in mm": list(scoring.nsd_mm),
+        "operating points, false positives per scan": list(options.false_positives),
+        "BraTS-METS regions": list(scoring.brats),
+        "BraTS-METS 2023": dataclasses.asdict(scoring.rules_2023),
+        "BraTS-METS 2025": dataclasses.asdict(scoring.rules_2025),
+        "bootstrap": {"resamples": RESAMPLES, "seed": SEED, "confidence": 0.95},
+        "versions": {
+            "brainmets": brainmets.__version__,
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "matplotlib": version("matplotlib"),
+        },
+    }
+
+
+def _page(
+    cases: Sequence[CaseScores],
+    summary: Mapping[str, Any],
+    cohort: Cohort,
+    predictions: Path | None,
+    options: Options,
+) -> str:
+    worst = worst_cases(
+        cases,
+        cohort,
+        predictions,
+        target_labels=options.target_labels,
+        predicted_labels=options.scoring.predicted_labels,
+    )
+    return render(cases, summary, worst)
