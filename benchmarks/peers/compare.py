@@ -206,14 +206,24 @@ def _both(job: Job) -> Iterator[tuple[Worker, Worker]]:
 
 
 def _seconds(rounds: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    ours, theirs = (list(side) for side in zip(*rounds, strict=True))
-    medians = [statistics.median(answer["seconds"] for answer in side) for side in (ours, theirs)]
+    sides = dict(zip(("brainmets", "peer"), zip(*rounds, strict=True), strict=True))
+    medians = {
+        (side, key): statistics.median(answer[key] for answer in answers)
+        for side, answers in sides.items()
+        for key in ("seconds", "cpu_seconds")
+    }
     return {
-        "brainmets": round(medians[0], 3),
-        "peer": round(medians[1], 3),
-        "ratio": round(medians[1] / medians[0], 2),
-        "brainmets_memory_mb": max(answer["peak_memory_mb"] for answer in ours),
-        "peer_memory_mb": max(answer["peak_memory_mb"] for answer in theirs),
+        **{f"{side}_{key}": round(value, 3) for (side, key), value in medians.items()},
+        **{
+            key.replace("seconds", "ratio"): round(
+                medians["peer", key] / medians["brainmets", key], 2
+            )
+            for key in ("seconds", "cpu_seconds")
+        },
+        **{
+            f"{side}_memory_mb": max(answer["peak_memory_mb"] for answer in answers)
+            for side, answers in sides.items()
+        },
     }
 
 

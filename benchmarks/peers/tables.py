@@ -27,7 +27,8 @@ SECONDS = (
     "Seconds to compute the named scores of one case, the masks lying in memory in the form "
     "that the package takes: without start, import and reading. A process of each package "
     "scores the same case in turn, brainmets first, after one round that is not counted; given "
-    "are medians, and the ratio of the package's median to brainmets'. Peak memory is that of "
+    "are medians, and the ratio of the package's median to brainmets', of seconds on the clock and "
+    "of processor seconds, which other work on the machine disturbs less. Peak memory is that of "
     "the whole process, libraries included. The cases are real metastasis masks (tumour core) "
     "with somebody's predictions. brainmets also measures each lesion's diameters where it "
     "counts lesions, which the others do not."
@@ -57,10 +58,16 @@ UNDEFINED = (
     "`zero_division`, panoptica with its default edge cases, which name no HD95 or NSD. "
     "MONAI's metric classes average over cases with `aggregate()`, which leaves NaN out and "
     "gives 0 if nothing is left. surface-distance was run with numpy 1: with numpy 2 an empty "
-    "mask raises AttributeError, since it uses names that numpy no longer has.\n\n"
+    "mask raises AttributeError, since it uses names that numpy no longer has. MONAI's lesion "
+    "scores take an IoU above 0.5 for a hit and add 1e-6 to every denominator, so that no "
+    "lesions at all give 0.\n\n"
+    "Distances differ between tools where all have a value, too: between voxel centres or "
+    "pieces of surface, a percentile of each direction or of both together, a mean over both "
+    "surfaces or of two means. [Results](results.md#scores-beside-other-packages) shows for "
+    "which definitions of MONAI, panoptica and surface-distance brainmets gives the same.\n\n"
     "brats-evaluation is the scorer of BraTS-METS from 2025 on. The scorer of 2023 is no "
     "installable package; by its source, where no lesion counts and none is found, it gives "
-    "Dice 1 and HD95 0 mm (reported, not measured here), where `scores_2023` has no value."
+    "Dice 1 and HD95 0 mm (read, not measured here), where `scores_2023` has no value."
 )
 CASES = {
     "empty reference": "A scan without metastases, and a lesion announced.",
@@ -87,14 +94,15 @@ CURVES = ("ROC AUC", "PR AUC")
 
 def seconds(value: dict[str, Any]) -> Table:
     """Seconds and memory a case: brainmets beside each peer."""
-    header = ["package", "job", "pair", "seconds", "brainmets' seconds", "ratio", "peak MB",
-              "brainmets' peak MB"]  # fmt: skip
+    keys = ("peer_seconds", "brainmets_seconds", "ratio", "cpu_ratio", "peer_memory_mb",
+            "brainmets_memory_mb")  # fmt: skip
+    header = ["package", "job", "pair", "seconds", "brainmets' seconds", "ratio",
+              "ratio in CPU seconds", "peak MB", "brainmets' peak MB"]  # fmt: skip
     rows = [
-        [job["peer"], job["job"], row["pair"], row["peer"], row["brainmets"], row["ratio"],
-         row["peer_memory_mb"], row["brainmets_memory_mb"]]
+        [job["peer"], job["job"], row["pair"], *(row[key] for key in keys)]
         for job in value["jobs"]
         for row in job["seconds"]
-    ]  # fmt: skip
+    ]
     return header, rows
 
 

@@ -13,6 +13,7 @@ import os
 import resource
 import sys
 import time
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -42,19 +43,25 @@ def _answer(stream: TextIO, value: dict[str, Any]) -> None:
 
 
 def _carried_out(tool: ModuleType, path: str, job: str) -> dict[str, Any]:
-    with np.load(path) as file:
-        reference, prediction = file["reference"], file["prediction"]
-        spacing = tuple(float(s) for s in file["spacing_mm"])
-    pair = tool.prepare(reference, prediction, spacing)
+    pair = _pair(tool, path)
     gc.collect()
-    started = time.perf_counter()
+    started, began = time.perf_counter(), time.process_time()
     scores = tool.JOBS[job](pair)
-    seconds = time.perf_counter() - started
+    cpu_seconds, seconds = time.process_time() - began, time.perf_counter() - started
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "scores": {name: float(value) for name, value in scores.items()},
         "peak_memory_mb": round(_peak_mib()),
     }
+
+
+@lru_cache(maxsize=1)
+def _pair(tool: ModuleType, path: str) -> Any:
+    """The pair of a file, in the form that the tool takes."""
+    with np.load(path) as file:
+        spacing = tuple(float(s) for s in file["spacing_mm"])
+        return tool.prepare(file["reference"], file["prediction"], spacing)
 
 
 def _peak_mib() -> float:
