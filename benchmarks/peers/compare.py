@@ -169,14 +169,15 @@ def main() -> None:
 
 
 def _job(job: Job, timed: list[Pair], odd: list[Pair], runs: int) -> dict[str, Any]:
-    """One job on all pairs: a pair of workers for each that is timed, one for all others."""
+    """One job on all pairs: new workers for each that is timed, so that memory is its own."""
     groups = [[pair] for pair in timed] if job.timed else [timed]
+    groups[-1] = [*groups[-1], *odd]
     scored, seconds, hello = [], [], []
-    for group in [*groups, odd]:
-        count = runs if job.timed and group is not odd else 0
+    for group in groups:
         with _both(job) as workers:
             hello = [worker.hello for worker in workers]
             for pair in group:
+                count = runs if job.timed and pair in timed else 0
                 rounds = [
                     [w.score(job.file(pair), job.name) for w in workers] for _ in range(1 + count)
                 ]
