@@ -40,8 +40,18 @@ bench: install
 	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/scores.py
 
-bench-peers:
-	@echo "no benchmark of another package yet"
+# Other packages live in environments of their own: some hold numpy, pandas or rich back.
+PEERS := .venv-monai/.installed .venv-panoptica/.installed .venv-surface-distance/.installed
+
+bench-peers: install $(PEERS)
+	$(BIN)/python benchmarks/peers/undefined.py
+	$(BIN)/python benchmarks/peers/compare.py
+	$(BIN)/python benchmarks/tables.py
+
+.venv-%/.installed: benchmarks/peers/requirements-%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip --disable-pip-version-check install --quiet -r $<
+	touch $@
 
 clean:
-	rm -rf $(VENV) demo-out dist build .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-* demo-out dist build .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

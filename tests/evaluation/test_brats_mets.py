@@ -186,6 +186,14 @@ def test_2025_distances_by_hand():
     assert longer["nsd"] == pytest.approx((22 / 30 + 1) / 2)
 
 
+def test_2025_whole_masks_that_share_no_voxel_are_as_bad_as_an_empty_one():
+    # As brats-evaluation 0.0.10 gives for two cubes of 6³ voxels that touch: 0, 0 and 373.
+    reference, prediction = np.zeros((24, 20, 16), bool), np.zeros((24, 20, 16), bool)
+    reference[4:10, 4:10, 4:10] = prediction[10:16, 4:10, 4:10] = True
+    got = values(scores_2025(volume(reference), volume(prediction)))
+    assert (got["dice"], got["nsd"], got["hd95_mm"]) == (0, 0, 373)
+
+
 def test_2025_pairs_one_prediction_with_one_lesion():
     got = values(scores_2025(line((0, 10), (12, 18)), line((0, 18))))
     assert (got["tp"], got["fp"], got["fn"]) == (1, 0, 1)

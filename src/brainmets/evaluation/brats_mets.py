@@ -233,7 +233,8 @@ def scores_2025(
     surfaces together, surfaces being the voxels with an outside face neighbour; NSD is
     the mean of the two shares of surface voxels within the tolerance. ``sq_dice`` and
     ``pq_dice`` are the segmentation and panoptic quality of the pairs; their recognition
-    quality is ``f1``. ``dice``, ``nsd`` and ``hd95_mm`` are those of the whole region.
+    quality is ``f1``. ``dice``, ``nsd`` and ``hd95_mm`` are those of the whole region; masks
+    that share no voxel have NSD 0 and the penalty, as if one were empty.
 
     Args:
         reference: mask, > 0 inside.
@@ -342,7 +343,7 @@ def _whole(
     if not (truth.any() or found.any()):
         return dict.fromkeys(("dice", "nsd", "hd95_mm"), undefined(NO_LESION))
     nsd, hd95_mm = 0.0, rules.penalty_mm
-    if truth.any() and found.any():
+    if (truth & found).any():
         nsd, hd95_mm = _surface_scores(truth, found, spacing, tolerance_mm)
     return {"dice": _whole_dice(truth, found), "nsd": Score(nsd), "hd95_mm": Score(hd95_mm)}
 
