@@ -8,6 +8,7 @@ from brainmets.cohort import Case, Cohort
 from brainmets.errors import CohortError, InputError
 from brainmets.evaluation.case import CaseScores, score
 from brainmets.io import nifti
+from brainmets.volume import on_grid
 
 MASK_NAME = "mask.nii.gz"
 """What the mask is called in a case's output folder."""
@@ -110,12 +111,14 @@ def _score_files(case_id: str, files: _Files, target_labels: Collection[int] | N
     try:
         probability = None if files.probability is None else nifti.read(files.probability).volume
         brain = None if files.brain is None else nifti.read_labels(files.brain)
+        prediction = nifti.read_labels(files.prediction)
+        reference = nifti.read_labels(files.reference)
         return score(
-            nifti.read_labels(files.prediction),
-            nifti.read_labels(files.reference),
+            prediction,
+            on_grid(reference, prediction.grid, "reference and prediction"),
             case_id=case_id,
             target_labels=target_labels,
-            domain=brain,
+            domain=brain and on_grid(brain, prediction.grid, "brain mask and prediction"),
             probability=probability,
         )
     except InputError as error:
