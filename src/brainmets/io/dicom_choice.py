@@ -193,10 +193,11 @@ def _is_t1(header: Header) -> tuple[bool | None, str]:
     )
     if echo is not None and echo > LONGEST_T1_ECHO_MS:
         return False, f"no T1: echo time {echo:g} ms"
-    if (word := first_word(T1, description_of(header))) or (
-        text(header.tags, "AcquisitionContrast").upper() == "T1"
-    ):
-        return True, f"T1 by its description ({_family(word)})" if word else "T1 by its header"
+    words = description_of(header)
+    if first_word(T1, words):
+        return True, f"T1 by its description ({_family(words)})"
+    if text(header.tags, "AcquisitionContrast").upper() == "T1":
+        return True, "T1 by its header"
     if echo is None or repetition is None or "EP" in text(header.tags, "ScanningSequence").split():
         return None, "not said to be T1"
     if repetition <= 1200 or (inversion is not None and inversion <= 1300 and repetition <= 3500):
@@ -204,10 +205,10 @@ def _is_t1(header: Header) -> tuple[bool | None, str]:
     return None, f"not said to be T1 (TR {repetition:g}, TE {echo:g} ms)"
 
 
-def _family(word: str) -> str:
-    """The part of a matched word that is ours, so that nothing else of it is repeated."""
+def _family(words: str) -> str:
+    """The kind of T1 that a description names, in a word of ours: nothing of it is repeated."""
     known = ("mprage", "mp2rage", "spgr", "bravo", "vibe", "tfe", "thrive", "lava", "flash", "tfl")
-    return next((name for name in known if name in word), "T1").upper()
+    return next((name for name in known if name in words), "T1").upper()
 
 
 def _timing(header: Header, keyword: str) -> float | None:
