@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 
 from brainmets.errors import ReadError, VolumeError
 from brainmets.io.dicom_header import parse, silence, text, value, whole
+from brainmets.io.lossless_jpeg import require_sound
 from brainmets.volume import Array
 
 NATIVE = {
@@ -35,6 +37,7 @@ UNPACKERS = {
     "1.2.840.10008.1.2.5": "pydicom",  # RLE
 }
 """Transfer syntax → the decoding plugin of pydicom that unpacks it."""
+LOSSLESS_JPEG = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 LOSSY = (
     "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81",
     "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203",
@@ -101,6 +104,7 @@ class Pixels:
         """
         try:
             with silence():
+                self._require_sound(indices)
                 decoder = get_decoder(self._syntax)
                 pairs = decoder.iter_array(
                     self._data, indices=list(indices), raw=True, decoding_plugin=self._plugin()
@@ -113,6 +117,16 @@ class Pixels:
                 f"the pixel data end early or are damaged ({type(error).__name__}); export or copy "
                 "it again"
             ) from error
+
+    def _require_sound(self, indices: Sequence[int]) -> None:
+        """Look compressed frames over where their unpacker would not survive damage."""
+        if self._syntax not in LOSSLESS_JPEG:
+            return
+        rows, columns = whole(self._data, "Rows") or 0, whole(self._data, "Columns") or 0
+        count = whole(self._data, "NumberOfFrames") or 1
+        for index in indices:
+            frame = get_frame(self._data["PixelData"].value, index, number_of_frames=count)
+            require_sound(frame, (rows, columns))
 
     def _plugin(self) -> str:
         return UNPACKERS.get(self._syntax, "")
