@@ -16,6 +16,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from dicom_series import Recipe, encoded, enhanced, slices_of
@@ -50,12 +52,14 @@ def main() -> None:
 def _series(folder: Path) -> dict[str, Path]:
     single = folder / "single"
     single.mkdir()
-    for number, data in enumerate(slices_of(RECIPE)):
+    base = np.random.default_rng(0).integers(0, 900, (512, 512)).astype(np.uint16)
+    values = [base + np.uint16(place) for place in range(400)]
+    for number, data in enumerate(slices_of(RECIPE, values=values)):
         (single / f"{number:04d}").write_bytes(encoded(data))
     with zipfile.ZipFile(folder / "single.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         for path in sorted(single.iterdir()):
             file.write(path, path.name)
-    (folder / "enhanced").write_bytes(encoded(enhanced(RECIPE)))
+    (folder / "enhanced").write_bytes(encoded(enhanced(RECIPE, values=values)))
     return {
         "folder of 400 files": single,
         "zip of 400 files": folder / "single.zip",

@@ -31,6 +31,7 @@ def page() -> str:
         "# Results",
         INTRODUCTION,
         _predict(),
+        _dicom(),
         _card(),
         _real(),
     ]
@@ -69,6 +70,21 @@ def _times(result: dict[str, Any]) -> str:
     ]  # fmt: skip
     header = ["scan", "voxels", "seconds (median)", "range", "peak memory, MB"]
     return f"{_table(header, rows)}\n\n{_where(result)}"
+
+
+def _dicom() -> str:
+    result = _load("dicom")
+    header = ["source", "seconds (median)", "range", "processor seconds",
+              "memory, in volumes of float32"]  # fmt: skip
+    rows = [
+        [r["source"], r["seconds_median"], f"{r['seconds_least']}–{r['seconds_most']}",
+         r["processor_seconds"], r["memory_volumes"]]
+        for r in result["value"]["rows"]
+    ]  # fmt: skip
+    return (
+        f"## Reading DICOM\n\nA synthetic series of {result['value']['shape']}, uncompressed; memory is "
+        f"what reading adds.\n\n{_table(header, rows)}\n\n{_where(result)}"
+    )
 
 
 def _card() -> str:

@@ -124,10 +124,10 @@ def header(recipe, number, position, series="1.2.3.4.5"):
     return data
 
 
-def slices_of(recipe=None, series="1.2.3.4.5"):
-    """Datasets of all slices with their pixels, by instance number."""
+def slices_of(recipe=None, series="1.2.3.4.5", values=None):
+    """Datasets of all slices with their pixels (or those given), by instance number."""
     recipe = recipe or Recipe()
-    made = list(zip(positions(recipe), pixels(recipe), strict=True))
+    made = list(zip(positions(recipe), values or pixels(recipe), strict=True))
     if recipe.reverse:
         made.reverse()
     found = []
@@ -138,10 +138,10 @@ def slices_of(recipe=None, series="1.2.3.4.5"):
     return found
 
 
-def enhanced(recipe=None, *, own_geometry=True):
+def enhanced(recipe=None, *, own_geometry=True, values=None):
     """The series as one Enhanced MR object; geometry per frame, the rest shared."""
     recipe = recipe or Recipe()
-    made = list(zip(positions(recipe), pixels(recipe), strict=True))
+    made = list(zip(positions(recipe), values or pixels(recipe), strict=True))
     if recipe.reverse:
         made.reverse()
     data = header(recipe, 1, made[0][0])
@@ -159,13 +159,13 @@ def enhanced(recipe=None, *, own_geometry=True):
         shared.PlaneOrientationSequence = Sequence([orientation])
     frames = []
     for number, (position, _) in enumerate(made):
-        frame, place, values = Dataset(), Dataset(), Dataset()
+        frame, place, scaling = Dataset(), Dataset(), Dataset()
         place.ImagePositionPatient = [f"{x:.8g}" for x in position]
         frame.PlanePositionSequence = Sequence([place])
         if own_geometry:
             frame.PlaneOrientationSequence = Sequence([orientation])
-        values.RescaleSlope, values.RescaleIntercept, values.RescaleType = 2.0, number, "US"
-        frame.PixelValueTransformationSequence = Sequence([values])
+        scaling.RescaleSlope, scaling.RescaleIntercept, scaling.RescaleType = 2.0, number, "US"
+        frame.PixelValueTransformationSequence = Sequence([scaling])
         frames.append(frame)
     data.SharedFunctionalGroupsSequence = Sequence([shared])
     data.PerFrameFunctionalGroupsSequence = Sequence(frames)
