@@ -20,11 +20,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from dicom_series import Recipe, encoded, enhanced, slices_of
-
+from dicom_series import Layout, encoded, enhanced, slices_of
 from record import write
 
-RECIPE = Recipe(shape=(512, 512, 400), spacing_mm=(0.5, 0.5, 0.5))
+RECIPE = Layout(shape=(512, 512, 400), spacing_mm=(0.5, 0.5, 0.5))
 READ = """
 import json, resource, sys, time
 from brainmets.io import dicom

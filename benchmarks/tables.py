@@ -82,8 +82,8 @@ def _dicom() -> str:
         for r in result["value"]["rows"]
     ]  # fmt: skip
     return (
-        f"## Reading DICOM\n\nA synthetic series of {result['value']['shape']}, uncompressed; memory is "
-        f"what reading adds.\n\n{_table(header, rows)}\n\n{_where(result)}"
+        f"## Reading DICOM\n\nA synthetic series of {result['value']['shape']}, uncompressed. "
+        f"Memory is what reading adds.\n\n{_table(header, rows)}\n\n{_where(result)}"
     )
 
 

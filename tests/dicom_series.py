@@ -31,7 +31,7 @@ RADII_MM = (9.0, 7.0, 8.0)
 AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 SAGITTAL = ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
 CORONAL = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0))
-SECRET = "Doe^Jane"
+SECRET = "Doe^Jane"  # noqa: S105 - a name, which must not be found in any output
 
 
 def turned(cosines, degrees=(17.0, -11.0, 23.0)):
@@ -45,7 +45,7 @@ def turned(cosines, degrees=(17.0, -11.0, 23.0)):
 
 
 @dataclass
-class Recipe:
+class Layout:
     """How a series is made.
 
     Attributes:
@@ -126,21 +126,21 @@ def header(recipe, number, position, series="1.2.3.4.5"):
 
 def slices_of(recipe=None, series="1.2.3.4.5", values=None):
     """Datasets of all slices with their pixels (or those given), by instance number."""
-    recipe = recipe or Recipe()
+    recipe = recipe or Layout()
     made = list(zip(positions(recipe), values or pixels(recipe), strict=True))
     if recipe.reverse:
         made.reverse()
     found = []
-    for number, (position, values) in enumerate(made, start=1):
+    for number, (position, stored) in enumerate(made, start=1):
         data = header(recipe, number, position, series)
-        data.PixelData = values.tobytes()
+        data.PixelData = stored.tobytes()
         found.append(data)
     return found
 
 
 def enhanced(recipe=None, *, own_geometry=True, values=None):
     """The series as one Enhanced MR object; geometry per frame, the rest shared."""
-    recipe = recipe or Recipe()
+    recipe = recipe or Layout()
     made = list(zip(positions(recipe), values or pixels(recipe), strict=True))
     if recipe.reverse:
         made.reverse()
@@ -149,7 +149,7 @@ def enhanced(recipe=None, *, own_geometry=True, values=None):
         delattr(data, keyword)
     data.SOPClassUID = ENHANCED_MR
     data.NumberOfFrames = len(made)
-    data.PixelData = b"".join(values.tobytes() for _, values in made)
+    data.PixelData = b"".join(stored.tobytes() for _, stored in made)
     shared, orientation, measures = Dataset(), Dataset(), Dataset()
     orientation.ImageOrientationPatient = [f"{x:.8g}" for x in np.ravel(recipe.cosines)]
     measures.PixelSpacing = [str(s) for s in recipe.spacing_mm[:2]]

@@ -22,7 +22,7 @@ from brainmets.evaluation.evaluate import evaluate
 from brainmets.io import images, nifti
 from brainmets.io.dicom_header import digest
 from brainmets.volume import AxisOrder, Volume, reorient
-from dicom_series import SAGITTAL, Recipe, slices_of, turned, write
+from dicom_series import SAGITTAL, Layout, slices_of, turned, write
 from stand_ins import COARSE_BALLS, coarse_grid, coarse_model, stripped_head
 
 SECRETS = ("Doe", "Jane", "PAT-77", "ACC-55", "1970", "2020", "1.2.3", "secret-place", "MPRAGE +C")
@@ -33,7 +33,7 @@ def head_slices(study="1.2.3.4", balls=COARSE_BALLS, seed=0, tags=None):
     """A stripped head on the coarse grid, as an axial DICOM series."""
     head = stripped_head(coarse_grid(), balls, seed=seed).scan
     columns, rows, count = head.grid.shape
-    recipe = Recipe(shape=(rows, columns, count), spacing_mm=(5.0, 5.0, 5.0))
+    recipe = Layout(shape=(rows, columns, count), spacing_mm=(5.0, 5.0, 5.0))
     recipe.tags = {"StudyInstanceUID": study, **(tags or {})}
     made = slices_of(recipe, f"{study}.5")
     for place, data in enumerate(made):
@@ -188,7 +188,7 @@ ORDERS = [((2, 0, 1), (True, False, True)), ((0, 1, 2), (False, True, False)),
 
 @pytest.mark.parametrize(("axes", "flips"), ORDERS)
 def test_a_mask_whose_axes_run_otherwise_is_turned_and_that_is_said(tmp_path, axes, flips):
-    recipe = Recipe(turned(SAGITTAL), shape=(36, 40, 12), spacing_mm=(3.5, 3.0, 8.0))
+    recipe = Layout(turned(SAGITTAL), shape=(36, 40, 12), spacing_mm=(3.5, 3.0, 8.0))
     place = write(tmp_path / "s", slices_of(recipe))
     scan = images.read(place).volume
     truth = scan.with_data((scan.data >= 1000).astype(np.uint8))

@@ -79,7 +79,9 @@ def test_voxels_and_places_are_dcm2niixs(series, converted, source):
     image = nib.load(converted)
     volume = images.read(series[source]).volume
     chance = np.random.default_rng(2)
-    index = np.vstack([corners(volume.grid.shape), chance.integers(0, volume.grid.shape, (9999, 3))])
+    index = np.vstack(
+        [corners(volume.grid.shape), chance.integers(0, volume.grid.shape, (9999, 3))]
+    )
     points = nib.affines.apply_affine(volume.grid.affine, index)
     values, apart = values_at(image, points)
     assert apart <= 1e-3

@@ -19,7 +19,7 @@ from brainmets.network import bundle as bundles
 from brainmets.network.bundle import Bundle
 from brainmets.network.torch_engine import build
 from brainmets.network.unet import UNet
-from dicom_series import Recipe, slices_of, write
+from dicom_series import Layout, slices_of, write
 from stand_ins import COARSE_BALLS, coarse_grid, stripped_head, write_scan
 
 
@@ -78,7 +78,7 @@ def scan(tmp_path):
 @pytest.fixture
 def examination(tmp_path):
     """A DICOM study: T1 after contrast, FLAIR and a CT."""
-    recipe = Recipe(shape=(8, 8, 12), spacing_mm=(9.0, 9.0, 8.0))
+    recipe = Layout(shape=(8, 8, 12), spacing_mm=(9.0, 9.0, 8.0))
     for number, (words, modality) in enumerate(
         [("T1 Miller +C", "MR"), ("AX T2 FLAIR", "MR"), ("head", "CT")], start=1
     ):

@@ -28,7 +28,7 @@ from dicom_series import (
     LESIONS_RAS_MM,
     SAGITTAL,
     SECRET,
-    Recipe,
+    Layout,
     encoded,
     enhanced,
     found_balls,
@@ -42,17 +42,17 @@ from dicom_series import (
 NEGATED = ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
 FLIPPED = ((0.0, -1.0, 0.0), (1.0, 0.0, 0.0))
 GEOMETRIES = {
-    "axial": Recipe(),
-    "sagittal": Recipe(SAGITTAL),
-    "coronal": Recipe(CORONAL),
-    "oblique": Recipe(turned(AXIAL)),
-    "oblique sagittal": Recipe(turned(SAGITTAL)),
-    "negated": Recipe(NEGATED),
-    "turned by a right angle": Recipe(FLIPPED),
-    "reversed": Recipe(reverse=True),
-    "0.5 mm": Recipe(shape=(40, 40, 170), spacing_mm=(3.0, 3.0, 0.5)),
-    "6.5 mm": Recipe(turned(CORONAL), shape=(90, 100, 22), spacing_mm=(1.0, 1.0, 6.5)),
-    "leaning by 10°": Recipe(shear_mm=0.7),
+    "axial": Layout(),
+    "sagittal": Layout(SAGITTAL),
+    "coronal": Layout(CORONAL),
+    "oblique": Layout(turned(AXIAL)),
+    "oblique sagittal": Layout(turned(SAGITTAL)),
+    "negated": Layout(NEGATED),
+    "turned by a right angle": Layout(FLIPPED),
+    "reversed": Layout(reverse=True),
+    "0.5 mm": Layout(shape=(40, 40, 170), spacing_mm=(3.0, 3.0, 0.5)),
+    "6.5 mm": Layout(turned(CORONAL), shape=(90, 100, 22), spacing_mm=(1.0, 1.0, 6.5)),
+    "leaning by 10°": Layout(shear_mm=0.7),
 }
 SYNTAXES = {
     "implicit": ImplicitVRLittleEndian,
@@ -66,7 +66,7 @@ SYNTAXES = {
 
 
 def small(**options):
-    return Recipe(shape=(36, 40, 12), spacing_mm=(3.5, 3.0, 8.0), **options)
+    return Layout(shape=(36, 40, 12), spacing_mm=(3.5, 3.0, 8.0), **options)
 
 
 def refused(folder, slices, match, kind=VolumeError):
@@ -128,7 +128,7 @@ def test_simpleitk_agrees_on_voxels_and_places(tmp_path, name):
 @pytest.mark.parametrize("own_geometry", [True, False])
 @pytest.mark.parametrize("reverse", [True, False])
 def test_an_enhanced_object_is_the_same_volume(tmp_path, own_geometry, reverse):
-    recipe = Recipe(turned(SAGITTAL), reverse=reverse)
+    recipe = Layout(turned(SAGITTAL), reverse=reverse)
     (tmp_path / "one").write_bytes(encoded(enhanced(recipe, own_geometry=own_geometry)))
     scan = dicom.read(tmp_path / "one")
     apart = np.linalg.norm(found_balls(scan) - LESIONS_RAS_MM, axis=1)
@@ -494,7 +494,7 @@ def test_two_studies_are_no_scan(tmp_path):
 
 
 def test_nothing_is_said_on_the_screen_and_no_warning_escapes(tmp_path, capsys, caplog):
-    """pydicom warns of values that break the standard, and quotes them."""
+    """The parser warns of values that break the standard, and quotes them."""
     tags = {"PatientName": "x" * 90, "StudyDate": "notadate", "EchoTime": "3.000000000000000000001"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

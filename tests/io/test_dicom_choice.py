@@ -5,7 +5,7 @@ import pytest
 from brainmets.errors import VolumeError
 from brainmets.io import dicom
 from brainmets.io.dicom_words import contrast_in, other_kind, plain
-from dicom_series import Recipe, slices_of, write
+from dicom_series import Layout, slices_of, write
 
 SMALL = (8, 8, 12)
 
@@ -14,7 +14,7 @@ def study(folder, *descriptions):
     """A study of small series, one for each description or mapping of tags, numbered from 1."""
     for number, given in enumerate(descriptions, start=1):
         tags = {"SeriesDescription": given} if isinstance(given, str) else given
-        recipe = Recipe(shape=SMALL, spacing_mm=(9.0, 9.0, 8.0))
+        recipe = Layout(shape=SMALL, spacing_mm=(9.0, 9.0, 8.0))
         recipe.tags = {"SeriesNumber": number, "EchoTime": None, "RepetitionTime": None,
                        "MRAcquisitionType": None, "SliceThickness": None} | tags  # fmt: skip
         write(folder, slices_of(recipe, f"1.2.3.4.{number}"), prefix=f"s{number}-")
@@ -35,8 +35,8 @@ WITH_CONTRAST = (
 )  # fmt: skip
 WITHOUT_CONTRAST = (
     "T1 pre", "T1 nativ", "T1 w/o contrast", "T1 ohne KM", "T1 sans injection", "T1 non contrast",
-    "T1 unenhanced", "T1 sin contraste", "T1 senza mdc", "T1 noncontrast", "T1 vor KM", "T1 zonder c",
-    "T1 WO",
+    "T1 unenhanced", "T1 sin contraste", "T1 senza mdc", "T1 noncontrast", "T1 vor KM",
+    "T1 zonder c", "T1 WO",
 )  # fmt: skip
 NEITHER = ("T1 MPRAGE", "SAG MPRAGE 220 FOV", "t1_space_sag", "T1 posterior", "AX T1 SE", "T1 prep")
 OTHERS = {

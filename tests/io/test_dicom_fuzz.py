@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from brainmets.errors import BrainmetsError
 from brainmets.io import dicom
-from dicom_series import Recipe, encoded, enhanced, positions, slices_of, turned, write
+from dicom_series import Layout, encoded, enhanced, positions, slices_of, turned, write
 
-RECIPE = Recipe(turned(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))), shape=(8, 10, 12),
+RECIPE = Layout(turned(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))), shape=(8, 10, 12),
                 spacing_mm=(9.0, 8.0, 7.0))  # fmt: skip
 PIXELS = 8 * 10 * 2
 WORTH = (
@@ -217,8 +217,15 @@ def test_damaged_compressed_pixels_never_take_the_process_down(tmp_path, name):
     syntax = {"JPEG lossless": uid.JPEGLosslessSV1, "JPEG 2000": uid.JPEG2000Lossless,
               "JPEG-LS": uid.JPEGLSLossless, "RLE": uid.RLELossless,
               "JPEG": uid.JPEGBaseline8Bit}[name]  # fmt: skip
-    data = slices_of(Recipe(shape=(40, 44, 3)))[1]
+    data = slices_of(Layout(shape=(40, 44, 3)))[1]
     (tmp_path / "x").write_bytes(encoded(data, syntax))
-    words = [sys.executable, "-c", CRASH, str(Path(__file__).parents[1]), str(tmp_path / "x"), "400"]
+    words = [
+        sys.executable,
+        "-c",
+        CRASH,
+        str(Path(__file__).parents[1]),
+        str(tmp_path / "x"),
+        "400",
+    ]
     done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
     assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr[-500:]
