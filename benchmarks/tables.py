@@ -36,6 +36,7 @@ def page() -> str:
         INTRODUCTION,
         _predict(),
         *([_scores()] if (RESULTS / "scores.json").exists() else []),
+        _dicom(),
         _card(),
         _real(),
     ]
@@ -96,6 +97,21 @@ def _areas(areas: dict[str, Any]) -> str:
     return (
         f"ROC AUC and PR AUC of {int(areas['voxels']):,} voxels: {areas['seconds']} s, "
         f"{areas['peak_memory_mb']} MB at the peak."
+    )
+
+
+def _dicom() -> str:
+    result = _load("dicom")
+    header = ["source", "seconds (median)", "range", "processor seconds",
+              "memory, in volumes of float32"]  # fmt: skip
+    rows = [
+        [r["source"], r["seconds_median"], f"{r['seconds_least']}–{r['seconds_most']}",
+         r["processor_seconds"], r["memory_volumes"]]
+        for r in result["value"]["rows"]
+    ]  # fmt: skip
+    return (
+        f"## Reading DICOM\n\nA synthetic series of {result['value']['shape']}, uncompressed. "
+        f"Memory is what reading adds.\n\n{_table(header, rows)}\n\n{_where(result)}"
     )
 
 

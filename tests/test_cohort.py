@@ -184,7 +184,7 @@ def test_the_same_name_in_two_folders_is_refused(tmp_path):
 
 def test_a_folder_without_scans_is_refused(tmp_path):
     touch(tmp_path, "readme.txt")
-    with pytest.raises(CohortError, match=r"neither cohort.tsv nor any"):
+    with pytest.raises(CohortError, match=r"no cohort.tsv, "):
         read_cohort(tmp_path)
 
 

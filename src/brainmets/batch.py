@@ -22,7 +22,7 @@ from typing import Any
 import brainmets
 from brainmets.cohort import Case, Cohort
 from brainmets.errors import BrainmetsError, CohortError, ReadError
-from brainmets.io import nifti
+from brainmets.io import images, nifti
 from brainmets.io.storage import (
     require_own,
     require_writable,
@@ -117,8 +117,10 @@ def predict_cases(
             if watch:
                 watch(case, stage, done, total)
 
+        told("read", 0, 1)
+        scan = images.read_case(case)
         return analyse(
-            case.image, model=model, brain_mask=case.brain_mask, case_id=case.case_id, progress=told
+            scan, model=model, brain_mask=case.brain_mask, case_id=case.case_id, progress=told
         )
 
     made_with = (model.bundle.identity, model.engine.name, str(save_probability))
@@ -132,7 +134,7 @@ def measure_cases(cases: Iterable[Case], out: Path) -> tuple[Outcome, ...]:
         clock("read", 0, 1)
         if case.mask is None:
             raise CohortError(f"case {case.case_id}: no mask to measure; name one")
-        scan = nifti.read(case.image, sequence="T1c")
+        scan = images.read_case(case)
         mask = nifti.read_labels(case.mask)
         clock("lesions", 0, 1)
         return measure_mask(scan, mask, case_id=case.case_id)
@@ -211,9 +213,10 @@ def _require_folder_name(case_id: str) -> None:
 
 def _fingerprint(case: Case, made_with: Sequence[str]) -> str:
     """Hash of everything the outputs are a function of."""
-    parts = (brainmets.__version__, case.case_id, *made_with)
+    parts = (brainmets.__version__, case.case_id, *made_with, *filter(None, [case.series]))
     digest = hashlib.sha256("\n".join(parts).encode())
-    for path in (case.image, case.mask, case.brain_mask):
+    digest.update(b"\0" + images.image_sha256(case))
+    for path in (case.mask, case.brain_mask):
         digest.update(b"\0")
         if path is None:
             continue

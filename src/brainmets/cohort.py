@@ -9,7 +9,7 @@ import difflib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from brainmets.errors import CohortError
@@ -18,6 +18,7 @@ from brainmets.volume import Volume
 COLUMNS = (
     "case",
     "image",
+    "series",
     "patient",
     "days",
     "mask",
@@ -46,11 +47,13 @@ class Scan:
         volume: the voxels.
         sequence: what the image is, for example ``"T1c"``; None when unknown.
         notes: remarks of the reader for the report's quality section.
+        case_id: a name made from its source, if it has one that identifies nobody.
     """
 
     volume: Volume
     sequence: str | None = None
     notes: tuple[str, ...] = ()
+    case_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,12 @@ class Case:
 
     Attributes:
         case_id: unique within the cohort, fit for a folder's name.
-        image: the T1c scan.
+        image: the T1c scan: a NIfTI file, or a DICOM file, folder or zip.
         mask: reference mask, if there is one.
         brain_mask: mask of brain and CSF to use instead of extraction, if given.
         row: all further columns, as text; files among them as paths that lead there.
+        members: names of the files within ``image`` that belong to the case; all if none.
+        series: the series to read of a DICOM study; the best by its header if None.
     """
 
     case_id: str
@@ -70,6 +75,8 @@ class Case:
     mask: Path | None = None
     brain_mask: Path | None = None
     row: Mapping[str, str] = field(default_factory=dict)
+    members: tuple[str, ...] = ()
+    series: str | None = None
 
 
 @dataclass(frozen=True)
@@ -165,12 +172,19 @@ def _from_table(table: Path, covariates: Sequence[str]) -> Cohort:
         raise CohortError(f"{table.name}: the table has no rows")
     cases = [_case_of(table, number, row) for number, row in enumerate(rows, start=2)]
     if "case" not in header:
+        _require_named_dicom(table, cases)
         names = case_ids([case.image for case in cases])
-        cases = [
-            Case(name, case.image, case.mask, case.brain_mask, case.row)
-            for name, case in zip(names, cases, strict=True)
-        ]
+        cases = [replace(case, case_id=n) for n, case in zip(names, cases, strict=True)]
     return Cohort(tuple(cases))
+
+
+def _require_named_dicom(table: Path, cases: Sequence[Case]) -> None:
+    """Folders and zips of DICOM are named after patients too often to name cases after them."""
+    for line, case in enumerate(cases, start=2):
+        if not case.image.name.lower().endswith((".nii", ".nii.gz")):
+            raise CohortError(
+                f"{table.name}, line {line}: a DICOM image needs a name in column 'case'; add one"
+            )
 
 
 def _check_columns(table: Path, header: Sequence[str], covariates: Sequence[str]) -> None:
@@ -209,14 +223,16 @@ def _case_of(table: Path, line: int, row: Mapping[str, str | None]) -> Case:
             raise CohortError(f"{where}, column {column!r}: {values[column]!r} is not a number")
     if files["image"] is None:
         raise CohortError(f"{where}: column 'image' is empty")
-    rest = {k: v for k, v in values.items() if k not in ("case", "image", "mask", "brain_mask")}
+    own = ("case", "image", "series", "mask", "brain_mask")
+    rest = {k: v for k, v in values.items() if k not in own}
     for column in ("prediction", "probability"):
         if (file := files[column]) is not None:
             rest[column] = str(file)
     name = values.get("case") or stem(files["image"])
     if name != Path(name).name or name.startswith("."):
         raise CohortError(f"{where}: case {name!r} cannot be a folder's name")
-    return Case(name, files["image"], files["mask"], files["brain_mask"], rest)
+    series = values.get("series") or None
+    return Case(name, files["image"], files["mask"], files["brain_mask"], rest, series=series)
 
 
 def _is_number(text: str) -> bool:
@@ -230,7 +246,7 @@ def _from_folder(folder: Path) -> Cohort:
     images = sorted(folder.rglob("*-t1c.nii.gz"))
     if not images:
         raise CohortError(
-            f"{folder.name}: neither cohort.tsv nor any *-t1c.nii.gz in it; see the cohort how-to"
+            f"{folder.name}: no cohort.tsv, *-t1c.nii.gz or DICOM in it; see the cohort how-to"
         )
     cases = []
     for image in images:

@@ -9,7 +9,7 @@ import brainmets
 from brainmets.cohort import Scan, stem
 from brainmets.config import to_mapping
 from brainmets.inference.predict import predict
-from brainmets.io import nifti
+from brainmets.io import images, nifti
 from brainmets.lesions import components, find, measure
 from brainmets.network import bundle as bundles
 from brainmets.network.bundle import Bundle
@@ -17,7 +17,7 @@ from brainmets.network.engines import Engine
 from brainmets.preprocess.brain import Brain, extract_brain, given_mask
 from brainmets.preprocess.prepare import prepare, restore
 from brainmets.report.content import Check, Report, check_scan
-from brainmets.volume import Volume, require_same_grid
+from brainmets.volume import Volume, on_grid
 
 DEFAULT_MODEL = "starter"
 Progress = Callable[[str, int, int], None]
@@ -52,16 +52,18 @@ def analyse(
     device: str = "auto",
     brain_mask: str | Path | None = None,
     case_id: str | None = None,
+    series: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Find, outline and measure every metastasis in one contrast-enhanced T1 scan.
 
     Args:
-        scan: a NIfTI file, or a scan already read.
+        scan: a NIfTI file, a DICOM file, folder or zip, or a scan already read.
         model: a shipped model's name, a ``.brainmets`` file, or a loaded model.
         device: ``auto``, ``cpu`` or ``cuda``; for a model that is not loaded yet.
         brain_mask: mask of brain and CSF on the scan's grid, instead of extraction.
-        case_id: name in the report; the file's name by default.
+        case_id: name in the report; by default the file's name, or digits for a DICOM study.
+        series: the series to read of a DICOM study, by number or UID; the best by default.
         progress: see :data:`Progress`.
 
     Returns:
@@ -73,8 +75,9 @@ def analyse(
     told = progress or _silent
     model = model if isinstance(model, Model) else load_model(model, device)
     told("read", 0, 1)
-    name = case_id or (stem(Path(scan)) if isinstance(scan, str | Path) else "scan")
-    scan = scan if isinstance(scan, Scan) else nifti.read(scan, sequence="T1c")
+    fallback = stem(Path(scan)) if isinstance(scan, str | Path) else "scan"
+    scan = scan if isinstance(scan, Scan) else images.read(scan, series=series)
+    name = case_id or scan.case_id or fallback
     told("brain", 0, 1)
     brain = find_brain(scan.volume, brain_mask)
     told("prepare", 0, 1)
@@ -103,13 +106,19 @@ def measure_mask(scan: Scan, mask: Volume, *, case_id: str = "scan") -> Report:
     A mask of one label is split into its 26-connected components; with several labels, so
     is everything above 0, since labels of tissue (core, oedema) are no lesion numbers.
 
+    A mask of the same voxels whose array axes run in another order is turned, and that is noted.
+
     Raises:
         GridMismatchError: mask and scan do not lie on the same voxels.
     """
-    require_same_grid(scan.volume.grid, mask.grid, "mask and scan")
-    labels = components(mask)
+    turned = on_grid(mask, scan.volume.grid, "mask and scan")
+    labels = components(turned)
     lesions = measure(labels)
-    return Report(case_id, scan, labels, lesions, check_scan(scan), None, None, _provenance())
+    checks = check_scan(scan)
+    if not mask.grid.agrees(scan.volume.grid):
+        detail = "its axes ran in another order than the scan's; turned, nothing interpolated"
+        checks = (*checks, Check("mask", None, detail))
+    return Report(case_id, scan, labels, lesions, checks, None, None, _provenance())
 
 
 def find_brain(volume: Volume, brain_mask: str | Path | None = None) -> Brain:

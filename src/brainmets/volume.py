@@ -194,18 +194,43 @@ def nearest_ras_order(grid: Grid) -> AxisOrder:
 
 def reorient(volume: Volume, order: AxisOrder) -> Volume:
     """The same image with its array in another axis order; world positions are kept."""
-    columns = volume.grid.affine[:, list(order.axes)].copy()
-    origin = volume.grid.affine[:, 3].copy()
+    return Volume(order.forward(volume.data), _reorient_grid(volume.grid, order))
+
+
+def _reorient_grid(grid: Grid, order: AxisOrder) -> Grid:
+    columns = grid.affine[:, list(order.axes)].copy()
+    origin = grid.affine[:, 3].copy()
     for world, flipped in enumerate(order.flips):
         if flipped:
-            origin += columns[:, world] * (volume.grid.shape[order.axes[world]] - 1)
+            origin += columns[:, world] * (grid.shape[order.axes[world]] - 1)
             columns[:, world] *= -1
-    affine = np.column_stack([columns, origin])
-    data = order.forward(volume.data)
-    shape = (data.shape[0], data.shape[1], data.shape[2])
-    return Volume(data, Grid(shape, affine, volume.grid.frame_of_reference))
+    x, y, z = (grid.shape[axis] for axis in order.axes)
+    return Grid((x, y, z), np.column_stack([columns, origin]), grid.frame_of_reference)
 
 
 def to_nearest_ras(volume: Volume) -> Volume:
     """``volume`` with its array axes in nearest-RAS order (a view, nothing interpolated)."""
     return reorient(volume, nearest_ras_order(volume.grid))
+
+
+def on_grid(volume: Volume, grid: Grid, what: str) -> Volume:
+    """``volume`` with its array in the axis order of ``grid``; nothing is interpolated.
+
+    Converters of DICOM flip and permute axes each in their own way, so that two images of the
+    very same voxels may differ in axis order.
+
+    Args:
+        volume: any image.
+        grid: where it must lie.
+        what: names the pair in the error.
+
+    Raises:
+        GridMismatchError: no order of its axes makes the grids agree.
+    """
+    for axes in permutations(range(3)):
+        for flips in product((False, True), repeat=3):
+            order = AxisOrder((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]))
+            if _reorient_grid(volume.grid, order).agrees(grid):
+                return Volume(order.forward(volume.data), grid)
+    require_same_grid(volume.grid, grid, what)
+    return volume

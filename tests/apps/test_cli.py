@@ -19,6 +19,7 @@ from brainmets.network import bundle as bundles
 from brainmets.network.bundle import Bundle
 from brainmets.network.torch_engine import build
 from brainmets.network.unet import UNet
+from dicom_series import Layout, slices_of, write
 from stand_ins import COARSE_BALLS, coarse_grid, stripped_head, write_scan
 
 
@@ -72,6 +73,51 @@ def run(monkeypatch, capsys):
 @pytest.fixture
 def scan(tmp_path):
     return write_scan(tmp_path / "good.nii.gz")
+
+
+@pytest.fixture
+def examination(tmp_path):
+    """A DICOM study: T1 after contrast, FLAIR and a CT."""
+    recipe = Layout(shape=(8, 8, 12), spacing_mm=(9.0, 9.0, 8.0))
+    for number, (words, modality) in enumerate(
+        [("T1 Miller +C", "MR"), ("AX T2 FLAIR", "MR"), ("head", "CT")], start=1
+    ):
+        recipe.tags = {"SeriesNumber": number, "SeriesDescription": words, "Modality": modality}
+        write(tmp_path / "dicom", slices_of(recipe, f"1.2.3.4.{number}"), prefix=f"s{number}-")
+    return tmp_path / "dicom"
+
+
+def test_inspect_lists_every_series_with_its_verdict_and_names_nobody(run, examination):
+    code, out, err = run("inspect", examination)
+    assert (code, err) == (0, "")
+    assert "study-" in out
+    words = " ".join(out.replace("│", " ").split())
+    for told in ("read T1 by its description", "not read FLAIR", "not read no MR (modality CT)"):
+        assert told in words
+    assert not [word for word in ("miller", "Doe", "PAT-77", "1.2.3") if word in out.lower()]
+
+
+def test_inspect_shows_descriptions_if_asked_to(run, examination):
+    assert "miller" in run("inspect", examination, "--descriptions")[1]
+
+
+def test_inspect_of_what_is_no_dicom_is_one_clear_error(run, tmp_path, scan):
+    require_one_error(run("inspect", tmp_path), 2, "no DICOM")
+
+
+def test_the_series_of_an_examination_can_be_asked_for(run, examination, tmp_path):
+    nifti.write(stripped_head(coarse_grid()).lesions, tmp_path / "m.nii.gz")
+    out = tmp_path / "out"
+    words = ["measure", examination, tmp_path / "m.nii.gz", "-o", out]
+    require_one_error(run(*words, "--series", "3"), 2, "modality CT")
+    require_one_error(run(*words, "--series", "9"), 2, "no series for --series")
+    require_one_error(run(*words), 2, "different grids")
+
+
+def test_help_says_that_other_names_identify(run):
+    code, out, _ = run("predict", "--help")
+    assert code == 0
+    assert "write identifiers" in " ".join(out.replace("│", " ").split())
 
 
 def errors_in(text):

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from brainmets import __version__
-from brainmets.errors import BrainmetsError
+from brainmets.apps.inputs import IdFrom
+from brainmets.errors import BrainmetsError, ReadError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +60,17 @@ ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Processor threads; all by default.")
 ]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help=OUT_HELP)]
+SeriesOption = Annotated[
+    str | None,
+    typer.Option(help="DICOM series to read: its number, UID, or digits that inspect prints."),
+]
+IdOption = Annotated[
+    IdFrom,
+    typer.Option(
+        help="What DICOM cases are called after. All but hash write identifiers into names of "
+        "folders and into reports."
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -77,7 +89,8 @@ def version(
 @app.command()
 def predict(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Scans, folders of scans, or a table.")
+        list[Path],
+        typer.Argument(metavar="INPUT...", help="NIfTI, DICOM, folders or zips of it, or a table."),
     ],
     out: OutOption,
     model: Annotated[str, typer.Option(help="A model's name or a .brainmets file.")] = "starter",
@@ -90,6 +103,8 @@ def predict(
     brain_mask: Annotated[
         Path | None, typer.Option(help="Mask of brain and CSF, instead of extraction.")
     ] = None,
+    series: SeriesOption = None,
+    id_from: IdOption = IdFrom.hash,
 ) -> None:
     """Outline and measure the metastases of one or many scans."""
     from brainmets.apps.inputs import cases_of
@@ -98,7 +113,7 @@ def predict(
     from brainmets.concurrency import use_threads
     from brainmets.pipeline import load_model
 
-    cases = cases_of(inputs, brain_mask)
+    cases = cases_of(inputs, brain_mask, series=series, id_from=id_from)
     use_threads(threads)
     with case_watch(screen, len(cases)) as watch:
         loaded = load_model(model, device.value)
@@ -108,16 +123,41 @@ def predict(
 
 @app.command()
 def measure(
-    scan: Annotated[Path, typer.Argument(help="The scan.")],
+    scan: Annotated[Path, typer.Argument(help="NIfTI, or DICOM: a file, folder or zip.")],
     mask: Annotated[Path, typer.Argument(help="Anybody's mask on the scan's grid; > 0 is lesion.")],
     out: OutOption,
+    series: SeriesOption = None,
+    id_from: IdOption = IdFrom.hash,
 ) -> None:
     """Report on a mask that is already there; no model is used."""
+    from brainmets.apps.inputs import case_to_measure
     from brainmets.batch import measure_cases
-    from brainmets.cohort import Case, case_ids
 
-    outcomes = measure_cases([Case(case_ids([scan])[0], scan, mask)], out)
+    outcomes = measure_cases([case_to_measure(scan, mask, series=series, id_from=id_from)], out)
     _finish(outcomes, out)
+
+
+@app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="DICOM: a folder, zip or file.")],
+    *,
+    descriptions: Annotated[
+        bool,
+        typer.Option("--descriptions", help="Also print descriptions; they may hold names."),
+    ] = False,
+) -> None:
+    """List DICOM studies and series, and what each is taken for; nothing is written."""
+    from brainmets.apps.series_table import rows_of
+    from brainmets.io.dicom import studies
+
+    found = studies(folder)
+    if not found:
+        raise ReadError(f"{folder.name}: no DICOM in it; give a folder, zip or file that has some")
+    for study in found:
+        header, rows = rows_of(study, descriptions=descriptions)
+        _print_table(f"study-{study.key}", header, rows)
+        if study.damaged:
+            typer.echo(f"{study.damaged} damaged DICOM files lie beside it")
 
 
 @app.command()

@@ -2,36 +2,62 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 
 from brainmets.cohort import Case, case_ids, read_cohort
-from brainmets.errors import CohortError, ConfigError
+from brainmets.errors import CohortError, ConfigError, ReadError
 from brainmets.io.nifti import is_nifti
 
 TABLES = (".tsv", ".csv")
 BRATS = "-t1c.nii.gz"
 
 
-def cases_of(inputs: Sequence[Path], brain_mask: Path | None) -> tuple[Case, ...]:
-    """Cases of scans, folders of scans, BraTS-style folders and cohort tables, mixed.
+class IdFrom(StrEnum):
+    """What a DICOM case is called after; as in :mod:`brainmets.io.dicom_cases`."""
+
+    hash = "hash"
+    folder = "folder"
+    patient_id = "patient-id"
+    accession = "accession"
+
+
+def cases_of(
+    inputs: Sequence[Path],
+    brain_mask: Path | None,
+    *,
+    series: str | None = None,
+    id_from: str = IdFrom.hash,
+) -> tuple[Case, ...]:
+    """Cases of scans, DICOM studies, folders of either, BraTS-style folders and cohort tables.
+
+    Args:
+        inputs: any mixture.
+        brain_mask: for the only scan, if there is one.
+        series: the series to read of every DICOM study.
+        id_from: what DICOM cases are called after; see IdFrom.
 
     Raises:
         CohortError: nothing to do, the same scan twice, or two cases of one name.
         ConfigError: one brain mask for several scans.
+        ReadError: a folder of damaged DICOM.
     """
     cases: list[Case] = []
     scans: list[Path] = []
     for given in inputs:
         path = Path(os.path.abspath(given))  # noqa: PTH100  # a link keeps its name, unlike resolve()
         found = _scans_in(path)
-        if _is_cohort(path, found):
+        if studies := _studies_at(path, found, series, id_from):
+            cases += studies
+        elif _is_cohort(path, found):
             cases += read_cohort(path).cases
         else:
             scans += found if path.is_dir() else [path]
     _require_once(scans)
     named = [Case(name, scan) for name, scan in zip(case_ids(scans), scans, strict=True)]
     # a reference mask is no input of a prediction
-    chosen = [*(Case(c.case_id, c.image, None, c.brain_mask, c.row) for c in cases), *named]
+    chosen = [*(replace(case, mask=None) for case in cases), *named]
     _require_distinct(chosen)
     if brain_mask is None:
         return tuple(chosen)
@@ -40,7 +66,47 @@ def cases_of(inputs: Sequence[Path], brain_mask: Path | None) -> tuple[Case, ...
             f"--brain-mask fits one scan, {len(chosen)} were given; "
             "for many, name the masks in a table's column 'brain_mask'"
         )
-    return (Case(chosen[0].case_id, chosen[0].image, None, brain_mask),)
+    return (replace(chosen[0], brain_mask=brain_mask),)
+
+
+def case_to_measure(
+    scan: Path, mask: Path, *, series: str | None = None, id_from: str = IdFrom.hash
+) -> Case:
+    """The case of one scan, NIfTI or DICOM, and somebody's mask.
+
+    Raises:
+        CohortError: several studies for one mask.
+        ReadError: no DICOM, or a damaged one.
+    """
+    if not is_nifti(scan) and scan.exists():
+        from brainmets.io import dicom_cases
+
+        source = dicom_cases.IdFrom(id_from)
+        found = dicom_cases.dicom_case(scan, mask, series=series, id_from=source)
+        if found is not None:
+            return found
+    return Case(case_ids([scan])[0], scan, mask)
+
+
+def _studies_at(
+    path: Path, found: Sequence[Path], series: str | None, id_from: str
+) -> tuple[Case, ...]:
+    """The DICOM studies at a path; none if it holds NIfTI scans, a cohort, or no DICOM.
+
+    A file that cannot be read is left to be a case that fails, and stops no other.
+    """
+    if found or path.suffix.lower() in TABLES or is_nifti(path) or not path.exists():
+        return ()
+    if path.is_dir() and ((path / "cohort.tsv").is_file() or any(path.rglob(f"*{BRATS}"))):
+        return ()
+    from brainmets.io import dicom_cases
+
+    try:
+        return dicom_cases.dicom_cases(path, series=series, id_from=dicom_cases.IdFrom(id_from))
+    except ReadError:
+        if path.is_dir():
+            raise
+        return ()
 
 
 def _require_once(scans: Sequence[Path]) -> None:
@@ -68,11 +134,14 @@ def _is_cohort(path: Path, found: Sequence[Path]) -> bool:
 
 def _require_distinct(cases: Sequence[Case]) -> None:
     if not cases:
-        raise CohortError("no scan among the inputs; give .nii or .nii.gz files, or a cohort")
+        raise CohortError("no scan among the inputs; give NIfTI files, DICOM, or a cohort")
     names = [case.case_id.casefold() for case in cases]
     for name in names:
         if names.count(name) > 1:
-            raise CohortError(f"two inputs would both be called {name!r}; rename one")
+            raise CohortError(
+                f"two inputs would both be called {name!r}; rename one, or leave one out if they "
+                "are one study"
+            )
 
 
 def files_of(paths: Sequence[Path]) -> tuple[Path, ...]:

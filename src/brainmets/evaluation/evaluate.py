@@ -11,6 +11,7 @@ from brainmets.config import DecisionRule, from_mapping
 from brainmets.errors import CohortError, InputError, ReadError
 from brainmets.evaluation.case import CaseScores, Scoring, score
 from brainmets.io import nifti
+from brainmets.volume import on_grid
 
 MASK_NAME = "mask.nii.gz"
 """What the mask is called in a case's output folder."""
@@ -178,12 +179,14 @@ def _score_files(job: _Job) -> CaseScores:
     try:
         probability = None if files.probability is None else nifti.read(files.probability).volume
         brain = None if files.brain is None else nifti.read_labels(files.brain)
+        prediction = nifti.read_labels(files.prediction)
+        reference = nifti.read_labels(files.reference)
         scores = score(
-            nifti.read_labels(files.prediction),
-            nifti.read_labels(files.reference),
+            prediction,
+            on_grid(reference, prediction.grid, "reference and prediction"),
             case_id=job.case_id,
             target_labels=job.target_labels,
-            domain=brain,
+            domain=brain and on_grid(brain, prediction.grid, "brain mask and prediction"),
             probability=probability,
             candidate_rule=_rule_beside(files.prediction),
             scoring=job.scoring,

@@ -29,8 +29,8 @@ from brainmets.volume import (
     Volume,
     apply,
     nearest_ras_order,
+    on_grid,
     reorient,
-    require_same_grid,
 )
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ def given_mask(scan_volume: Volume, mask_volume: Volume) -> Brain:
         GridMismatchError: mask and scan do not lie on the same voxels.
         VolumeError: the mask is empty.
     """
-    require_same_grid(scan_volume.grid, mask_volume.grid, "brain mask and scan")
-    mask = np.asarray(mask_volume.data > 0)
+    turned = on_grid(mask_volume, scan_volume.grid, "brain mask and scan")
+    mask = np.asarray(turned.data > 0)
     if not mask.any():
         raise VolumeError("the brain mask is empty; expected voxels above 0 where the brain is")
     grid = scan_volume.grid

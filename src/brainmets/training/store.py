@@ -15,12 +15,12 @@ from brainmets.concurrency import in_order
 from brainmets.config import Recipe, to_mapping
 from brainmets.errors import CohortError
 from brainmets.evaluation.voxel import target
-from brainmets.io import nifti
+from brainmets.io import images, nifti
 from brainmets.io.storage import require_writable, sweep, whole_folder, write_json
 from brainmets.preprocess.brain import builtin_sha256, extract_brain, given_mask
 from brainmets.preprocess.prepare import prepare
 from brainmets.preprocess.resample import resample
-from brainmets.volume import Array, require_same_grid, to_nearest_ras
+from brainmets.volume import Array, on_grid, to_nearest_ras
 
 LAYOUT = 2
 """Raised when what is stored changes, so that old entries are not read."""
@@ -109,7 +109,8 @@ def _key(case: Case, recipe: Recipe, target_labels: Collection[int] | None) -> s
     extractor = None if case.brain_mask else builtin_sha256()
     settings = [LAYOUT, to_mapping(recipe), labels, extractor]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path in (case.image, case.mask, case.brain_mask):
+    digest.update(images.image_sha256(case) + (case.series or "").encode())
+    for path in (case.mask, case.brain_mask):
         digest.update(path.read_bytes() if path else b"none")
     return digest.hexdigest()[:24]
 
@@ -119,9 +120,9 @@ def _prepare_case(
 ) -> None:
     if case.mask is None:
         raise CohortError(f"case {case.case_id!r} has no reference mask")
-    scan = nifti.read(case.image).volume
-    mask = nifti.read_labels(case.mask)
-    require_same_grid(scan.grid, mask.grid, f"case {case.case_id!r}: scan and mask")
+    scan = images.read_case(case).volume
+    pair = f"case {case.case_id!r}: scan and mask"
+    mask = on_grid(nifti.read_labels(case.mask), scan.grid, pair)
     if case.brain_mask:
         brain = given_mask(scan, nifti.read_labels(case.brain_mask))
     else:

@@ -13,11 +13,11 @@ from brainmets.errors import CohortError
 from brainmets.evaluation.case import CaseScores, score
 from brainmets.evaluation.voxel import target
 from brainmets.inference.predict import predict
-from brainmets.io import nifti
+from brainmets.io import images, nifti
 from brainmets.lesions import ROUNDING, components, find
 from brainmets.pipeline import Model, find_brain
 from brainmets.preprocess.prepare import prepare, restore
-from brainmets.volume import Volume
+from brainmets.volume import Volume, on_grid
 
 LOWS = (0.2, 0.3, 0.4, 0.5)
 HIGHS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -43,7 +43,7 @@ class Candidate:
 
 def probability_of(case: Case, model: Model) -> Volume:
     """The model's probabilities on the scanner's grid, by the same steps as in use."""
-    scan = nifti.read(case.image).volume
+    scan = images.read_case(case).volume
     brain = find_brain(scan, case.brain_mask)
     grow = brain.extractor != "already stripped"
     prepared = prepare(scan, brain.mask, model.bundle.recipe, grow=grow)
@@ -65,6 +65,10 @@ def reference_of(case: Case, target_labels: Labels = None) -> Volume:
     return components(target(nifti.read_labels(case.mask), target_labels))
 
 
+def _beside(reference: Volume, found: Volume) -> Volume:
+    return on_grid(reference, found.grid, "reference mask and scan")
+
+
 def tune_rule(
     cohort: Cohort,
     model: Model,
@@ -81,6 +85,7 @@ def tune_rule(
     truths = 0
     for done, case in enumerate(cohort, start=1):
         probability, reference = probability_of(case, model), reference_of(case, target_labels)
+        reference = _beside(reference, probability)
         truths += int(reference.data.max())
         for low in LOWS:
             found[low].append(_candidates(probability, reference, low))
@@ -145,7 +150,8 @@ def score_cohort(
     results = []
     for done, case in enumerate(cohort, start=1):
         mask = find(probability_of(case, model), model.bundle.rule)
-        results.append(score(mask, reference_of(case, target_labels), case_id=case.case_id))
+        reference = _beside(reference_of(case, target_labels), mask)
+        results.append(score(mask, reference, case_id=case.case_id))
         if progress:
             progress(done, len(cohort))
     return tuple(results)

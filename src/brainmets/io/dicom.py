@@ -1,0 +1,172 @@
+"""DICOM in: a file, a folder of any depth or a zip, to one Scan.
+
+The line is: files → headers → studies → the series to read → its planes → one grid → voxels.
+What is not certain is refused, naming series and slice: a volume of the wrong geometry looks
+as good as a right one. DICOM's own coordinates, LPS, do not leave the dicom files of this room.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from brainmets.cohort import Scan
+from brainmets.errors import CohortError, ReadError, VolumeError
+from brainmets.io.archive import Entry, entries, reader
+from brainmets.io.dicom_choice import Series, choose, series_of
+from brainmets.io.dicom_header import Header, digest, naming, read_header, text, whole
+from brainmets.io.dicom_planes import planes_of
+from brainmets.io.dicom_volume import read_volume
+
+
+@dataclass(frozen=True)
+class Study:
+    """One examination found among some files.
+
+    Attributes:
+        key: twelve digits that stand for its Study Instance UID (0020,000D).
+        series: by number.
+        members: names of its files, and of damaged ones beside them.
+        damaged: how many of these are damaged.
+        folder: name of the deepest folder that holds all of it; empty at the top.
+    """
+
+    key: str
+    series: tuple[Series, ...]
+    members: tuple[str, ...] = field(repr=False)
+    damaged: int
+    folder: str = field(repr=False)
+
+    def stated(self, keyword: str) -> str:
+        """A tag that is the same in all its files; empty if absent.
+
+        Raises:
+            CohortError: its files contradict each other.
+        """
+        values = {text(h.tags, keyword) for one in self.series for h in one.headers} - {""}
+        if len(values) > 1:
+            raise CohortError(
+                f"study {self.key}: {len(values)} values of {keyword} in one study; use the hash"
+            )
+        return values.pop() if values else ""
+
+
+def studies(path: str | Path, members: Sequence[str] = ()) -> tuple[Study, ...]:
+    """All studies of a file, folder or zip, by their digits; files that are no DICOM are left out.
+
+    Args:
+        path: what to search.
+        members: names within it to look at; all if none.
+
+    Raises:
+        ReadError: as :func:`brainmets.io.archive.entries`; or only damaged DICOM is there.
+    """
+    headers: list[Header] = []
+    damaged: list[Entry] = []
+    wanted = set(members)
+    with reader() as opened:
+        for entry in entries(Path(path)):
+            if wanted and entry.name not in wanted:
+                continue
+            try:
+                if (header := read_header(opened, entry)) is not None:
+                    headers.append(header)
+            except ReadError as error:
+                fault = error
+                damaged.append(entry)
+    if damaged and not headers:
+        raise ReadError(f"{Path(path).name}: {fault}")
+    by_study: dict[str, list[Header]] = {}
+    for header in headers:
+        by_study.setdefault(header.study_uid, []).append(header)
+    found = [_study(uid, members, damaged) for uid, members in by_study.items()]
+    return tuple(sorted(found, key=lambda study: study.key))
+
+
+def read(path: str | Path, members: Sequence[str] = (), *, series: str | None = None) -> Scan:
+    """Read the T1 series after contrast of one study, or the series asked for.
+
+    Args:
+        path: a DICOM file (enhanced multi-frame), folder or zip.
+        members: names of the files in it to look at; all if none.
+        series: Series Instance UID, Series Number, or the digits that ``inspect`` prints.
+
+    Returns:
+        A Scan of float32 voxels (rescaled), whose array axes are columns, rows and slices.
+        Its notes say which series was read and why, and what was tolerated. ``case_id``
+        stands for the study and does not name it.
+
+    Raises:
+        ReadError: no DICOM, or damaged.
+        VolumeError: no series fits, or it makes no single volume.
+        CohortError: files of several studies.
+    """
+    path = Path(path)
+    study = _only_study(path, studies(path, members))
+    with naming(path.name):
+        chosen, why = choose(study.series, series)
+    with naming(chosen.name):
+        _require_undamaged(study)
+        if chosen.verdict.reasons[0].startswith("no MR"):
+            raise VolumeError(f"{chosen.verdict.reasons[0]}; expected an MR image")
+        with reader() as opened:
+            volume, notes = read_volume(planes_of(chosen.headers), opened)
+    reading = f"DICOM {chosen.name}, {volume.grid.shape[2]} slices, {why}"
+    notes = (reading, *_warnings(chosen), *notes)
+    return Scan(volume, chosen.verdict.sequence, notes, case_id=f"study-{study.key}")
+
+
+def _study(uid: str, headers: Sequence[Header], damaged: Sequence[Entry]) -> Study:
+    by_series: dict[str, list[Header]] = {}
+    for header in headers:
+        by_series.setdefault(header.series_uid, []).append(header)
+    series = [series_of(members) for members in by_series.values()]
+    series.sort(key=lambda one: (one.number is None, one.number or 0, one.uid))
+    places = {header.entry.folder for header in headers}
+    beside = [entry for entry in damaged if entry.folder in places]
+    names = sorted([*(h.entry.name for h in headers), *(entry.name for entry in beside)])
+    return Study(digest(uid), tuple(series), tuple(names), len(beside), _common_folder(places))
+
+
+def _common_folder(places: set[str]) -> str:
+    """Name of the deepest folder that holds all ``places``."""
+    parts = [place.split("/") for place in sorted(places)]
+    shared = [levels[0] for levels in zip(*parts, strict=False) if len(set(levels)) == 1]
+    return shared[-1] if shared else ""
+
+
+def _only_study(path: Path, found: Sequence[Study]) -> Study:
+    if not found:
+        raise ReadError(
+            f"{path.name}: neither NIfTI (.nii, .nii.gz) nor DICOM; give a scan of one of these"
+        )
+    if len(found) > 1:
+        raise CohortError(
+            f"{path.name}: {len(found)} studies where one is expected; give the folder of one"
+        )
+    return found[0]
+
+
+def _require_undamaged(study: Study) -> None:
+    """A damaged header cannot say which slice it was, so none of the series is sure."""
+    if study.damaged:
+        raise ReadError(
+            f"{study.damaged} damaged DICOM files lie beside the series and may belong to it; "
+            "export or copy it again, or remove them"
+        )
+
+
+def _warnings(chosen: Series) -> tuple[str, ...]:
+    """What a radiologist would want to be told of the series that was read."""
+    verdict = chosen.verdict
+    notes = []
+    if not verdict.usable:
+        notes.append(f"this series would not have been chosen: {verdict.reasons[0]}")
+    elif verdict.sequence != "T1c":
+        notes.append(
+            "the header does not say that this is T1 after contrast; without contrast, "
+            "metastases hardly show"
+        )
+    announced = whole(chosen.headers[0].tags, "ImagesInAcquisition")
+    if announced is not None and announced > chosen.images:
+        notes.append(f"the header announces {announced} images, {chosen.images} are there")
+    return tuple(notes)
