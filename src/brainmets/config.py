@@ -112,10 +112,6 @@ class Training:
         steps: optimiser steps in all.
         batch: patches per step, each from a case of its own.
         patch_vox: side of the cubic patches; a multiple of 32 (the paper: 128).
-        early_patch_vox: side of the patches while the run is in its early part, if that is
-            smaller: several times as many steps in the same time (progressive resizing, as
-            in Tan and Le 2021, arXiv:2104.00298, section 4).
-        early_share: share of the steps that belong to the early part; 0 for none.
         learning_rate: AdamW's peak, reached after ``warmup_steps``, then half a cosine down.
         warmup_steps: steps of linear warm-up.
         weight_decay: AdamW's.
@@ -132,8 +128,6 @@ class Training:
     steps: int = 2000
     batch: int = 2
     patch_vox: int = 96
-    early_patch_vox: int = 64
-    early_share: float = 0.8
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     weight_decay: float = 1e-2
@@ -147,12 +141,12 @@ class Training:
     def __post_init__(self) -> None:
         """Check ranges."""
         _require(self.steps >= 1 and self.batch >= 1, "steps and batch must be 1 or more")
-        for name in ("patch_vox", "early_patch_vox"):
-            side = getattr(self, name)
-            _require(side >= 32 and side % 32 == 0, f"{name} is {side}, expected a multiple of 32")
-        _require(0 <= self.early_share <= 1, "early_share lies outside 0 to 1")
         _require(
-            self.batch * (min(self.patch_vox, self.early_patch_vox) // 32) ** 3 > 1,
+            self.patch_vox >= 32 and self.patch_vox % 32 == 0,
+            f"patch_vox is {self.patch_vox}, expected a multiple of 32",
+        )
+        _require(
+            self.batch * (self.patch_vox // 32) ** 3 > 1,
             "one patch of 32 leaves normalisation a single value; raise batch or patch_vox",
         )
         _require(0 <= self.lesion_share <= 1, "lesion_share lies outside 0 to 1")
@@ -163,12 +157,6 @@ class Training:
             self.precision in ("auto", "bf16", "f32"),
             f"precision is {self.precision!r}, expected 'auto', 'bf16' or 'f32'",
         )
-
-    def side_at(self, step: int) -> int:
-        """Side of the patches of a step, in voxels; steps count from 0."""
-        if step < self.early_share * self.steps:
-            return min(self.early_patch_vox, self.patch_vox)
-        return self.patch_vox
 
 
 Configuration = TypeVar("Configuration")

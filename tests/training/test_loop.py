@@ -9,7 +9,6 @@ import torch
 
 from brainmets.config import Architecture, Training
 from brainmets.errors import ConfigError, RunError
-from brainmets.network.unet import UNet
 from brainmets.training import loop
 from brainmets.training.loop import learning_rate, train, weights_of
 from training_cases import prepared_case
@@ -222,21 +221,6 @@ def test_a_bright_ball_is_learnt(tmp_path):
     assert probability[lesion].mean() > 0.5
     assert probability[~lesion].mean() < 0.1
     assert math.isfinite(moments[-1].loss)
-
-
-def test_validation_sees_patches_of_full_size_from_the_start(cases, monkeypatch):
-    training = replace(TRAINING, patch_vox=64, early_patch_vox=32, early_share=1.0)
-    draw, sides = loop.draw_batch, []
-
-    def watched(cases, training, number):
-        batch = draw(cases, training, number)
-        sides.append(batch.image.shape[-1])
-        return batch
-
-    monkeypatch.setattr(loop, "draw_batch", watched)
-    monkeypatch.setattr(loop, "VALIDATION_BATCHES", 1)
-    loop.validation_loss(UNet(ARCHITECTURE), cases, training, "cpu")
-    assert sides == [64]
 
 
 @pytest.mark.parametrize(

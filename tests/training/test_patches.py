@@ -248,16 +248,3 @@ def test_bending_keeps_the_order_of_grey_values():
     values = torch.linspace(-6, 10, 200)
     for gamma in (0.7, 1.0, 1.4):
         assert (patches._bend(values, gamma).diff() > 0).all()
-
-
-def test_a_run_begins_with_small_patches_and_ends_with_large_ones():
-    training = Training(steps=10, patch_vox=64, early_patch_vox=32, early_share=0.6)
-    case = [prepared_case((80, 80, 80), seed=s, name=str(s)) for s in range(2)]
-    sides = [draw_batch(case, training, step).image.shape[-1] for step in range(12)]
-    assert sides == [32] * 6 + [64] * 6
-
-
-@pytest.mark.parametrize("early", [{"early_share": 0.0}, {"early_patch_vox": 128}])
-def test_the_early_part_can_be_left_out(early):
-    training = Training(steps=4, patch_vox=64, **early)
-    assert {training.side_at(step) for step in range(4)} == {64}

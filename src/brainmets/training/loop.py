@@ -170,7 +170,6 @@ def validation_loss(
 ) -> float:
     """Mean loss over the same eight batches of validation cases each time."""
     network.eval()
-    training = replace(training, early_share=0)
     losses = []
     for number in range(VALIDATION_BATCHES):
         batch = draw_batch(cases, training, number)
@@ -208,6 +207,8 @@ def has_bf16_units(device: str) -> bool:
     """Whether the device multiplies bfloat16 in hardware; emulation is slower than float32."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older PyTorch: float32 is never wrong
+        return False
     able = torch.cpu.get_capabilities()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 

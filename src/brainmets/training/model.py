@@ -82,8 +82,6 @@ PRESETS = {
     "light": Architecture(width=16, full_resolution_channels=8),
     "paper": Architecture(width=64),
 }
-SETTINGS: Mapping[str, Mapping[str, Any]] = {"light": {}, "paper": {"early_share": 0.0}}
-"""Values of :class:`Training` in which a preset differs from the default."""
 
 
 def plan_training(  # noqa: PLR0913  # one parameter for each option of the command
@@ -130,7 +128,7 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
         validation=check,
         test=read_cohort(test).with_masks() if test else Cohort(()),
         architecture=begun.architecture if begun else PRESETS[preset],
-        settings=from_mapping(Training, {**SETTINGS[preset], **(options or {})}),
+        settings=from_mapping(Training, options or {}),
         recipe=begun.recipe if begun else Recipe(),
         tiling=Tiling(),
         card={"trained_on": trained_on or f"{len(learn)} cases of the user's own"},

@@ -33,17 +33,16 @@ def draw_batch(cases: Sequence[PreparedCase], training: Training, step: int) -> 
     """The batch of one step."""
     rng = np.random.default_rng([training.seed, step])
     chosen = rng.choice(len(cases), training.batch, replace=len(cases) < training.batch)
-    side = training.side_at(step)
-    patches = [_draw_patch(cases[int(i)], side, training.lesion_share, rng) for i in chosen]
+    patches = [_draw_patch(cases[int(i)], training, rng) for i in chosen]
     return Batch(*(torch.stack(tensors)[:, None] for tensors in zip(*patches, strict=True)))
 
 
 def _draw_patch(
-    case: PreparedCase, side: int, lesion_share: float, rng: np.random.Generator
+    case: PreparedCase, training: Training, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    corner = _corner(case, side, lesion_share, rng)
+    corner = _corner(case, training, rng)
     image, labels, depth = (
-        _cut(a, corner, side, fill)
+        _cut(a, corner, training.patch_vox, fill)
         for a, fill in ((case.image, 0), (case.labels, 0), (case.depth, 127))
     )
     level = float(rng.uniform(LEVELS_MM[0], LEVELS_MM[-1]))
@@ -58,10 +57,11 @@ def _draw_patch(
 
 
 def _corner(
-    case: PreparedCase, side: int, lesion_share: float, rng: np.random.Generator
+    case: PreparedCase, training: Training, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
     """Near a lesion drawn with equal chances, or anywhere in the box."""
-    if case.lesions and rng.random() < lesion_share:
+    side = training.patch_vox
+    if case.lesions and rng.random() < training.lesion_share:
         centre = np.asarray(case.lesions[int(rng.integers(len(case.lesions)))])
         centre = centre + rng.integers(-side // 3, side // 3 + 1, 3)
     else:
