@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from brainmets.errors import ConfigError, GridMismatchError
-from brainmets.evaluation.lesionwise import SIZE_BINS
+from brainmets.evaluation.lesionwise import lesion_scores
 from brainmets.evaluation.matching import (
     AGREEMENTS,
     RULES,
@@ -24,7 +24,6 @@ from brainmets.evaluation.matching import (
     pair_up,
     panoptic_scores,
     rule_named,
-    scores_by_size,
 )
 from brainmets.lesions import components
 from brainmets.volume import Grid, Volume
@@ -228,9 +227,8 @@ def test_other_numbers_for_the_same_lesions_change_no_score(reference, predictio
     if not isinstance(rule, OneToOne):
         assert len(one.pairs) == len(other.pairs)
     if isinstance(rule, AnyOverlap | IouAtLeast):
-        a, b = scores_by_size(one), scores_by_size(other)
-        for name in SIZE_BINS:
-            assert values(a[name]) == pytest.approx(values(b[name]), nan_ok=True)
+        a, b = (values(lesion_scores(pairing.match)) for pairing in (one, other))
+        assert a == pytest.approx(b, nan_ok=True)
     elif isinstance(rule, OneToOne):  # equally good assignments may pair other lesions
         total = [sum(AGREEMENTS[rule.agreement](o) for o in x.pairs) for x in (one, other)]
         assert total[0] == pytest.approx(total[1])
@@ -319,18 +317,3 @@ def test_panoptic_quality_where_one_side_or_both_are_empty():
 def test_panoptic_quality_refuses_several_partners():
     with pytest.raises(ConfigError, match="one-to-one"):
         panoptic_scores(paired(line((0, 10)), line((0, 4), (6, 10)), AnyOverlap()))
-
-
-def test_sizes_are_those_of_the_reference_and_of_the_false_positive():
-    wide = (3.0, 3.0, 3.0)  # a voxel is 27 mm³: 3.7 mm; four are 5.9 mm; forty 12.7 mm
-    reference, prediction = line((0, 4), (10, 11), (20, 24)), line((0, 3), (14, 15), (20, 24))
-    pair = [volume(v.data, wide) for v in (reference, prediction)]
-    got = {name: values(s) for name, s in scores_by_size(paired(*pair, OneToOne())).items()}
-    assert got["4–6 mm"]["lesion_sensitivity"] == 1
-    assert got["4–6 mm"]["segmentation_quality"] == pytest.approx((6 / 7 + 1) / 2)
-    assert got["4–6 mm"]["recognition_quality"] == 1
-    assert got["3–4 mm"]["lesion_sensitivity"] == 0
-    assert got["3–4 mm"]["false_positives"] == 1
-    assert got["3–4 mm"]["panoptic_quality"] == 0
-    assert np.isnan(got["≥ 10 mm"]["panoptic_quality"])
-    assert sum(s["reference_lesions"] for s in got.values()) == 3

@@ -28,7 +28,7 @@ from brainmets.evaluation.patientwise import (
     count_agreement,
     statistics_of,
 )
-from brainmets.evaluation.pooled import POOLED, pooled_scores, tally
+from brainmets.evaluation.pooled import POOLED, pooled_scores, scores_by_size, tally
 from brainmets.evaluation.statistics import draw
 from brainmets.volume import Grid, Volume
 
@@ -73,6 +73,24 @@ def test_pooled_panoptic_quality_of_one_case_is_the_cases_own(reference, predict
     assert got["value"] == pytest.approx(own.value, nan_ok=True)
     assert (got["reason"] is None) == own.defined
     assert got["interval"]["reason"] == "fewer than two patients"
+
+
+def test_sizes_are_those_of_the_reference_and_of_the_false_positive():
+    grid = Grid((30, 3, 3), np.diag([3.0, 3.0, 3.0, 1.0]))  # a voxel is 27 mm³: 3.7 mm; 4: 5.9 mm
+    reference, prediction = np.zeros((2, *grid.shape), bool)
+    for start, stop in ((0, 4), (10, 11), (20, 24)):
+        reference[start:stop, 1, 1] = True
+    for start, stop in ((0, 3), (14, 15), (20, 24)):
+        prediction[start:stop, 1, 1] = True
+    got = scores_by_size(score(Volume(prediction, grid), Volume(reference, grid)))
+    assert got["4–6 mm"]["lesion_sensitivity"].value == 1
+    assert got["4–6 mm"]["matched_lesion_dice"].value == pytest.approx((6 / 7 + 1) / 2)
+    assert got["4–6 mm"]["one_to_one_panoptic_quality"].value == pytest.approx((3 / 4 + 1) / 2)
+    assert got["3–4 mm"]["lesion_sensitivity"].value == 0
+    assert got["3–4 mm"]["false_positives_per_scan"].value == 1
+    assert got["3–4 mm"]["one_to_one_panoptic_quality"].value == 0
+    assert got["≥ 10 mm"]["lesion_f1"].reason == "neither reference nor prediction has a lesion"
+    assert sum(s["reference_lesions"].value for s in got.values()) == 3
 
 
 def rng():

@@ -16,11 +16,9 @@ from scipy.optimize import linear_sum_assignment
 
 from brainmets.errors import ConfigError
 from brainmets.evaluation.lesionwise import (
-    SIZE_BINS,
     Match,
     MatchedLesion,
     Overlap,
-    detection_scores,
     overlaps,
 )
 from brainmets.evaluation.scores import Score, ratio, undefined
@@ -315,32 +313,6 @@ def panoptic_scores(pairing: Pairing, agreement: str = "iou") -> dict[str, Score
         )
     values = [AGREEMENTS[agreement](pair) for pair in pairing.pairs]
     return _quality(values, len(found.reference), len(found.prediction))
-
-
-def scores_by_size(pairing: Pairing, *, agreement: str = "dice") -> dict[str, dict[str, Score]]:
-    """Detection, mean agreement and panoptic quality for each bin of SIZE_BINS.
-
-    A reference lesion counts in its own bin; so do its pairs. A false positive counts in
-    the bin of its own size. ``lesion_precision`` is that of the predictions in the bin.
-    """
-    bins = {r.lesion.label: r.size_bin for r in pairing.match.reference}
-    values: dict[str, list[float]] = {name: [] for name in SIZE_BINS}
-    for pair in pairing.pairs:
-        values[bins[pair.reference_label]].append(AGREEMENTS[agreement](pair))
-    return {name: _bin_scores(pairing.match, name, values[name]) for name in SIZE_BINS}
-
-
-def _bin_scores(found: Match, name: str, values: Sequence[float]) -> dict[str, Score]:
-    reference = [r for r in found.reference if r.size_bin == name]
-    prediction = [p for p in found.prediction if p.size_bin == name]
-    extra = sum(not p.matched for p in prediction)
-    detected = sum(r.matched for r in reference)
-    return {
-        **detection_scores(reference, prediction),
-        **_quality(values, len(reference), detected + extra),
-        "reference_lesions": Score(float(len(reference))),
-        "false_positives": Score(float(extra)),
-    }
 
 
 def _quality(values: Sequence[float], reference: int, prediction: int) -> dict[str, Score]:

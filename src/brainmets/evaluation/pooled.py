@@ -13,6 +13,7 @@ import numpy.typing as npt
 from brainmets.evaluation.case import CaseScores
 from brainmets.evaluation.lesionwise import SIZE_BINS
 from brainmets.evaluation.matching import iou
+from brainmets.evaluation.scores import Score, undefined
 from brainmets.evaluation.statistics import Interval, interval
 
 FloatArray = npt.NDArray[np.float64]
@@ -90,6 +91,24 @@ def tally(case: CaseScores, size: str | None = None) -> Tally:
         iou=sum(iou(pair) for pair in pairs),
         unpaired=sum(p.lesion.label not in paired for p in prediction),
     )
+
+
+def scores_by_size(case: CaseScores) -> dict[str, dict[str, Score]]:
+    """Counts and the scores of POOLED of one case, for each of SIZE_BINS."""
+    return {name: _of_one(tally(case, name)) for name in SIZE_BINS}
+
+
+def _of_one(t: Tally) -> dict[str, Score]:
+    sums = Tally(*(np.float64(n) for n in t))
+    scores = {
+        "reference_lesions": Score(float(t.reference)),
+        "predicted_lesions": Score(float(t.predicted)),
+    }
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for name, (statistic, reason) in POOLED.items():
+            value = float(statistic(sums))
+            scores[name] = undefined(reason) if np.isnan(value) else Score(value)
+    return scores
 
 
 def pooled_scores(

@@ -9,6 +9,7 @@ from typing import Any
 
 from brainmets.evaluation.case import CaseScores, score_names
 from brainmets.evaluation.lesionwise import MatchedLesion
+from brainmets.evaluation.pooled import scores_by_size
 from brainmets.evaluation.scores import Score
 from brainmets.evaluation.summary import patients_of, rows, summarise
 from brainmets.io.storage import require_own, sweep, whole_file, whole_folder, write_json
@@ -17,6 +18,7 @@ FILES = (
     "cases.csv",
     "patients.csv",
     "brats.csv",
+    "sizes.csv",
     "lesions.csv",
     "summary.csv",
     "summary.json",
@@ -106,11 +108,11 @@ def _write_tables(cases: Sequence[CaseScores], summary: Mapping[str, Any], folde
     _write_csv(folder / "cases.csv", header, (_case_row(case, names) for case in cases))
     if any(count > 1 for count in Counter(c.patient_id for c in cases if c.patient_id).values()):
         _write_csv(folder / "patients.csv", PATIENT_COLUMNS, _patient_rows(cases))
-    if cases and cases[0].brats:
-        columns = tuple(next(iter(cases[0].brats.values())))
-        _write_csv(
-            folder / "brats.csv", ("case", "region", *columns, "undefined"), _brats_rows(cases)
-        )
+    if any(case.brats for case in cases):
+        regions = [(case.case_id, case.brats) for case in cases]
+        _write_groups(folder / "brats.csv", "region", regions)
+    sizes = [(case.case_id, scores_by_size(case)) for case in cases]
+    _write_groups(folder / "sizes.csv", "size_bin", sizes)
     _write_csv(folder / "lesions.csv", LESION_COLUMNS, _lesion_rows(cases))
     long = ([_field(row.get(name, "")) for name in SUMMARY_COLUMNS] for row in rows(summary))
     _write_csv(folder / "summary.csv", SUMMARY_COLUMNS, long)
@@ -136,10 +138,19 @@ def _case_row(case: CaseScores, names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _brats_rows(cases: Sequence[CaseScores]) -> Iterator[tuple[str, ...]]:
-    for case in cases:
-        for region, scores in case.brats.items():
-            yield case.case_id, region, *_values_and_reasons(scores)
+Groups = Sequence[tuple[str, Mapping[str, Mapping[str, Score]]]]
+"""Scores of each case by region or size bin."""
+
+
+def _write_groups(path: Path, what: str, cases: Groups) -> None:
+    """A row per case and group."""
+    columns = tuple(next(iter(cases[0][1].values()))) if cases else ()
+    lines = (
+        (case_id, name, *_values_and_reasons(scores))
+        for case_id, groups in cases
+        for name, scores in groups.items()
+    )
+    _write_csv(path, ("case", what, *columns, "undefined"), lines)
 
 
 def _values_and_reasons(scores: Mapping[str, Score]) -> tuple[str, ...]:
