@@ -4,6 +4,7 @@ python benchmarks/tables.py
 """
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- times: begin -->", "<!-- times: end -->"
 PAGE = ROOT / "docs" / "reference" / "results.md"
+UNDEFINED = ROOT / "docs" / "reference" / "undefined-scores.md"
+PEERS = runpy.run_path(str(ROOT / "benchmarks" / "peers" / "tables.py"))
 
 INTRODUCTION = (
     "Made by `python benchmarks/tables.py` from `benchmarks/results`. Research software, not a "
@@ -149,6 +152,12 @@ def _real() -> str:
     )
 
 
+def undefined() -> str:
+    """The page on undefined scores."""
+    told: str = PEERS["undefined_page"](_load("undefined_scores"), _table, _where)
+    return told
+
+
 def readme() -> str:
     """README.md with its table of times made anew."""
     text = README.read_text(encoding="utf-8")
@@ -159,4 +168,5 @@ def readme() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    UNDEFINED.write_text(undefined(), encoding="utf-8")
     README.write_text(readme(), encoding="utf-8")

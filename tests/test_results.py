@@ -21,6 +21,7 @@ def test_the_page_of_results_is_made_from_the_recorded_results():
     tables = _tables()
     assert tables.PAGE.read_text(encoding="utf-8") == tables.page()
     assert tables.README.read_text(encoding="utf-8") == tables.readme()
+    assert tables.UNDEFINED.read_text(encoding="utf-8") == tables.undefined()
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)

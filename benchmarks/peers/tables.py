@@ -63,7 +63,7 @@ UNDEFINED = (
     "lesions at all give 0.\n\n"
     "Distances differ between tools where all have a value, too: between voxel centres or "
     "pieces of surface, a percentile of each direction or of both together, a mean over both "
-    "surfaces or of two means. [Results](results.md#scores-beside-other-packages) shows for "
+    "surfaces or of two means. [Results](results.md) shows for "
     "which definitions of MONAI, panoptica and surface-distance brainmets gives the same.\n\n"
     "brats-evaluation is the scorer of BraTS-METS from 2025 on. The scorer of 2023 is no "
     "installable package; by its source, where no lesion counts and none is found, it gives "
