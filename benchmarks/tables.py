@@ -31,7 +31,7 @@ def page() -> str:
         "# Results",
         INTRODUCTION,
         _predict(),
-        _dicom(),
+        *([_dicom()] if (RESULTS / "dicom.json").is_file() else []),
         _card(),
         _real(),
     ]
