@@ -25,15 +25,20 @@ from record import write
 
 RECIPE = Layout(shape=(512, 512, 400), spacing_mm=(0.5, 0.5, 0.5))
 READ = """
-import json, resource, sys, time
+import json, sys, time
+from pathlib import Path
 from brainmets.io import dicom
 from brainmets.io.images import read
-resting = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def peak_kib():  # since this process began; ru_maxrss is inherited from the one that started it
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+resting = peak_kib()
 started, used = time.monotonic(), time.process_time()
 scan = read(sys.argv[1])
 seconds, processor = time.monotonic() - started, time.process_time() - used
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps([seconds, processor, (peak - resting) * 1024 / scan.volume.data.nbytes]))
+print(json.dumps([seconds, processor, (peak_kib() - resting) * 1024 / scan.volume.data.nbytes]))
 """
 
 

@@ -38,8 +38,8 @@ def page() -> str:
         "# Results",
         INTRODUCTION,
         _predict(),
-        *([_scores()] if (RESULTS / "scores.json").exists() else []),
-        _dicom(),
+        *([_scores()] if (RESULTS / "scores.json").is_file() else []),
+        *([_dicom()] if (RESULTS / "dicom.json").is_file() else []),
         _card(),
         _real(),
     ]

@@ -114,6 +114,12 @@ def test_the_series_of_an_examination_can_be_asked_for(run, examination, tmp_pat
     require_one_error(run(*words), 2, "different grids")
 
 
+def test_the_door_offers_the_names_that_there_are():
+    from brainmets.io import dicom_cases
+
+    assert [way.value for way in cli.IdFrom] == [way.value for way in dicom_cases.IdFrom]
+
+
 def test_help_says_that_other_names_identify(run):
     code, out, _ = run("predict", "--help")
     assert code == 0

@@ -58,7 +58,7 @@ def test_a_hostile_zip_is_refused_and_writes_nothing(tmp_path, monkeypatch, name
     monkeypatch.chdir(tmp_path)
     path = zipped(tmp_path / "x.zip", HOSTILE[name])
     before = everything_below(tmp_path.parent)
-    with pytest.raises(ReadError, match=r"x\.zip"):
+    with pytest.raises(ReadError, match=r"x\.zip: (entry 1 of the zip|the zip announces)"):
         images.read(path)
     assert everything_below(tmp_path.parent) == before
 

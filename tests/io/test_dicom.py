@@ -495,7 +495,7 @@ def test_two_studies_are_no_scan(tmp_path):
 
 def test_nothing_is_said_on_the_screen_and_no_warning_escapes(tmp_path, capsys, caplog):
     """The parser warns of values that break the standard, and quotes them."""
-    tags = {"PatientName": "x" * 90, "StudyDate": "notadate", "EchoTime": "3.000000000000000000001"}
+    tags = {"PatientName": "x" * 90, "StudyDate": "notadate", "FrameOfReferenceUID": "1.2.3.x"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         write(tmp_path / "s", slices_of(small(tags=tags)))

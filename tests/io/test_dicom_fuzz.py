@@ -93,7 +93,7 @@ def test_the_untouched_series_survives(files, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "rounds", [40, pytest.param(1500, marks=pytest.mark.slow)], ids=["few", "many"]
+    "rounds", [40, pytest.param(600, marks=pytest.mark.slow)], ids=["few", "many"]
 )
 def test_damaged_slices_give_an_error_or_the_true_geometry(files, tmp_path, rounds):
     chance = random.Random(7)  # noqa: S311 - damage, not secrets

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from brainmets import __version__
-from brainmets.apps.inputs import IdFrom
 from brainmets.errors import BrainmetsError, ReadError
 
 if TYPE_CHECKING:
@@ -46,6 +45,15 @@ class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+
+
+class IdFrom(StrEnum):
+    """What a DICOM case is called after; as :class:`brainmets.io.dicom_cases.IdFrom`."""
+
+    hash = "hash"
+    folder = "folder"
+    patient_id = "patient-id"
+    accession = "accession"
 
 
 class Preset(StrEnum):

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 
 from brainmets.cohort import Case, case_ids, read_cohort
@@ -14,21 +13,12 @@ TABLES = (".tsv", ".csv")
 BRATS = "-t1c.nii.gz"
 
 
-class IdFrom(StrEnum):
-    """What a DICOM case is called after; as in :mod:`brainmets.io.dicom_cases`."""
-
-    hash = "hash"
-    folder = "folder"
-    patient_id = "patient-id"
-    accession = "accession"
-
-
 def cases_of(
     inputs: Sequence[Path],
     brain_mask: Path | None,
     *,
     series: str | None = None,
-    id_from: str = IdFrom.hash,
+    id_from: str = "hash",
 ) -> tuple[Case, ...]:
     """Cases of scans, DICOM studies, folders of either, BraTS-style folders and cohort tables.
 
@@ -36,7 +26,8 @@ def cases_of(
         inputs: any mixture.
         brain_mask: for the only scan, if there is one.
         series: the series to read of every DICOM study.
-        id_from: what DICOM cases are called after; see IdFrom.
+        id_from: what DICOM cases are called after; see
+            :class:`brainmets.io.dicom_cases.IdFrom`.
 
     Raises:
         CohortError: nothing to do, the same scan twice, or two cases of one name.
@@ -70,7 +61,7 @@ def cases_of(
 
 
 def case_to_measure(
-    scan: Path, mask: Path, *, series: str | None = None, id_from: str = IdFrom.hash
+    scan: Path, mask: Path, *, series: str | None = None, id_from: str = "hash"
 ) -> Case:
     """The case of one scan, NIfTI or DICOM, and somebody's mask.
 

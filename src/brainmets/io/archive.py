@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from brainmets.errors import ReadError
 
@@ -93,7 +94,20 @@ class Reader:
         try:
             if entry.member is None:
                 return entry.path.read_bytes()
-            return self._open(entry.path).read(entry.member)
+            return self._archive(entry.path).read(entry.member)
+        except (*UNREADABLE, KeyError) as error:
+            raise ReadError(f"a file cannot be read ({_kind(error)}); copy it again") from error
+
+    def open(self, entry: Entry) -> IO[bytes]:
+        """An entry to read a part of; a member of a zip is unpacked as far as it is read.
+
+        Raises:
+            ReadError: as :meth:`read`.
+        """
+        try:
+            if entry.member is None:
+                return entry.path.open("rb")
+            return self._archive(entry.path).open(entry.member)
         except (*UNREADABLE, KeyError) as error:
             raise ReadError(f"a file cannot be read ({_kind(error)}); copy it again") from error
 
@@ -104,15 +118,12 @@ class Reader:
             ReadError: as :meth:`read`.
         """
         try:
-            if entry.member is None:
-                with entry.path.open("rb") as file:
-                    return file.read(length)
-            with self._open(entry.path).open(entry.member) as file:
+            with self.open(entry) as file:
                 return file.read(length)
-        except (*UNREADABLE, KeyError) as error:
+        except UNREADABLE as error:
             raise ReadError(f"a file cannot be read ({_kind(error)}); copy it again") from error
 
-    def _open(self, path: Path) -> zipfile.ZipFile:
+    def _archive(self, path: Path) -> zipfile.ZipFile:
         if self._zip is None or path != self._path:
             self.close()
             self._zip, self._path = zipfile.ZipFile(path), path

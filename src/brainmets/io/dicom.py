@@ -13,7 +13,7 @@ from brainmets.cohort import Scan
 from brainmets.errors import CohortError, ReadError, VolumeError
 from brainmets.io.archive import Entry, entries, reader
 from brainmets.io.dicom_choice import Series, choose, series_of
-from brainmets.io.dicom_header import Header, digest, naming, read_header, text, whole
+from brainmets.io.dicom_header import Header, digest, naming, read_header, silence, text, whole
 from brainmets.io.dicom_planes import planes_of
 from brainmets.io.dicom_volume import read_volume
 
@@ -42,7 +42,8 @@ class Study:
         Raises:
             CohortError: its files contradict each other.
         """
-        values = {text(h.tags, keyword) for one in self.series for h in one.headers} - {""}
+        with silence():
+            values = {text(h.tags, keyword) for one in self.series for h in one.headers} - {""}
         if len(values) > 1:
             raise CohortError(
                 f"study {self.key}: {len(values)} values of {keyword} in one study; use the hash"
@@ -60,11 +61,21 @@ def studies(path: str | Path, members: Sequence[str] = ()) -> tuple[Study, ...]:
     Raises:
         ReadError: as :func:`brainmets.io.archive.entries`; or only damaged DICOM is there.
     """
+    with silence():
+        headers, damaged = _headers(Path(path), set(members))
+        by_study: dict[str, list[Header]] = {}
+        for header in headers:
+            by_study.setdefault(header.study_uid, []).append(header)
+        found = [_study(uid, members, damaged) for uid, members in by_study.items()]
+    return tuple(sorted(found, key=lambda study: study.key))
+
+
+def _headers(path: Path, wanted: set[str]) -> tuple[list[Header], list[Entry]]:
+    """Headers of all DICOM files at a path, and the files that are damaged."""
     headers: list[Header] = []
     damaged: list[Entry] = []
-    wanted = set(members)
     with reader() as opened:
-        for entry in entries(Path(path)):
+        for entry in entries(path):
             if wanted and entry.name not in wanted:
                 continue
             try:
@@ -74,12 +85,8 @@ def studies(path: str | Path, members: Sequence[str] = ()) -> tuple[Study, ...]:
                 fault = error
                 damaged.append(entry)
     if damaged and not headers:
-        raise ReadError(f"{Path(path).name}: {fault}")
-    by_study: dict[str, list[Header]] = {}
-    for header in headers:
-        by_study.setdefault(header.study_uid, []).append(header)
-    found = [_study(uid, members, damaged) for uid, members in by_study.items()]
-    return tuple(sorted(found, key=lambda study: study.key))
+        raise ReadError(f"{path.name}: {fault}")
+    return headers, damaged
 
 
 def read(path: str | Path, members: Sequence[str] = (), *, series: str | None = None) -> Scan:
@@ -100,7 +107,11 @@ def read(path: str | Path, members: Sequence[str] = (), *, series: str | None = 
         VolumeError: no series fits, or it makes no single volume.
         CohortError: files of several studies.
     """
-    path = Path(path)
+    with silence():
+        return _read(Path(path), members, series)
+
+
+def _read(path: Path, members: Sequence[str], series: str | None) -> Scan:
     study = _only_study(path, studies(path, members))
     with naming(path.name):
         chosen, why = choose(study.series, series)

@@ -24,6 +24,8 @@ TILT_NOTED_DEG = 0.5
 """A stack that leans more than this is noted; its affine is sheared, as the slices lie."""
 TILT_REFUSED_DEG = 15.0
 """A stack that leans more than this is refused: brain and lesions would be seen skewed."""
+SPACING_MM = 0.001
+"""Pixel spacings of one series may differ by this much, for rounding."""
 SAME_PLACE_MM = 0.01
 """Planes nearer than this, along their normal and across, are images of one place."""
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -63,7 +65,7 @@ def stack(planes: Sequence[Plane]) -> Stack:
             "a single slice is no volume; give the folder or zip that holds the whole series"
         )
     _require_one("image sizes", planes, lambda p: p.size)
-    _require_one("pixel spacings", planes, lambda p: tuple(round(s, 3) for s in p.spacing_mm))
+    _require_one("pixel spacings", planes, lambda p: _spacing_like(p, planes[0]))
     _require_one("frames of reference", planes, lambda p: p.frame_of_reference)
     cosines = _common_cosines(planes)
     ordered = sorted(planes, key=lambda p: float(p.position_lps_mm @ np.cross(*cosines)))
@@ -129,6 +131,12 @@ def _require_one(what: str, planes: Sequence[Plane], key: Callable[[Plane], Hash
             f"{len(found)} {what} in one series, {odd[0]} among the rarer; expected one. A "
             "localiser may be mixed in: give the images of one volume alone"
         )
+
+
+def _spacing_like(plane: Plane, first: Plane) -> tuple[float, ...]:
+    """The first plane's spacing if this one's is the same up to rounding, else its own."""
+    apart = np.abs(np.subtract(plane.spacing_mm, first.spacing_mm)).max()
+    return first.spacing_mm if apart <= SPACING_MM else plane.spacing_mm
 
 
 def _fit_notes(ordered: Sequence[Plane], affine: Points) -> tuple[str, ...]:

@@ -11,12 +11,13 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from brainmets.errors import BrainmetsError, ReadError, VolumeError
 from brainmets.io.archive import Entry, Reader
@@ -25,6 +26,7 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 DIRECTORY = "1.2.840.10008.1.3.10"
 """SOP class of a DICOMDIR: a table of contents, no image."""
 LOGGERS = ("pydicom", "openjpeg", "openjpeg.decode", "openjpeg.encode")
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
 HEAD_BYTES = 4096
 """Enough for the preamble and the file meta group (PS3.10, 7.1)."""
 TAGS = (
@@ -42,7 +44,17 @@ TAGS = (
     "RescaleSlope", "RescaleIntercept", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence", "SpecificCharacterSet",
 )  # fmt: skip
-"""All that is ever looked at; everything else, private tags above all, is skipped unread."""
+"""All that is looked at in headers; everything else, private tags above all, is skipped unread."""
+PIXEL_TAGS = (
+    "PixelData", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows",
+    "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "PlanarConfiguration",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+)  # fmt: skip
+"""What it takes to unpack pixels."""
+_NUMBERS: list[Any] = [Tag(keyword) for keyword in TAGS]
+_PIXEL_NUMBERS: list[Any] = [Tag(keyword) for keyword in PIXEL_TAGS]
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,8 @@ def read_header(reader: Reader, entry: Entry) -> Header | None:
     if not _looks_like_dicom(start):
         return None
     _require_inflated(start)
-    tags = parse(reader.read(entry), pixels=False)
+    with reader.open(entry) as file:
+        tags = parse(file, pixels=False)
     meta = getattr(tags, "file_meta", None)
     if meta is not None and text(meta, "MediaStorageSOPClassUID") == DIRECTORY:
         return None
@@ -99,17 +112,18 @@ def read_header(reader: Reader, entry: Entry) -> Header | None:
     return Header(entry, study, series, tags)
 
 
-def parse(content: bytes, *, pixels: bool) -> Dataset:
-    """A file's elements, those of TAGS alone unless ``pixels`` are asked for too.
+def parse(file: IO[bytes], *, pixels: bool) -> Dataset:
+    """A file's elements: those of TAGS, or those of PIXEL_TAGS.
 
     Raises:
         ReadError: damaged beyond what pydicom can make of it.
     """
-    wanted: list[Any] = [*TAGS, *(["PixelData"] if pixels else [])]
+    wanted = _PIXEL_NUMBERS if pixels else _NUMBERS
     try:
         with silence():
+            source = cast(BinaryIO, file)
             return pydicom.dcmread(
-                BytesIO(content), force=True, stop_before_pixels=not pixels, specific_tags=wanted
+                source, force=True, stop_before_pixels=not pixels, specific_tags=wanted
             )
     except Exception as error:  # pydicom raises whatever its parts raise
         raise ReadError(
@@ -119,16 +133,25 @@ def parse(content: bytes, *, pixels: bool) -> Dataset:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep pydicom's and its decoders' remarks, which quote headers, off the screen."""
+    """Keep pydicom's and its decoders' remarks, which quote headers, off the screen.
+
+    Values are converted, and remarked upon, when they are looked at. Entering this for each
+    would take longer than the reading.
+    """
+    if _silent.get():
+        yield
+        return
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.CRITICAL + 1)
+        token = _silent.set(True)
         try:
             yield
         finally:
+            _silent.reset(token)
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
 
@@ -143,17 +166,16 @@ def naming(what: str) -> Iterator[None]:
 
 
 def value(tags: Dataset, keyword: str) -> Any:
-    """An element's value; None if it is absent or empty.
+    """An element's value; None if it is absent or empty. To be called within :func:`silence`.
 
     Raises:
         VolumeError: it cannot be understood.
     """
     try:
-        with silence():
-            found = tags.get(keyword)
-            return None if found is None or found == "" else found
+        found = tags.get(keyword)
     except Exception as error:  # conversion happens on access, and fails in many ways
         raise _not_understood(keyword) from error
+    return None if found is None or found == "" else found
 
 
 def text(tags: Dataset, keyword: str) -> str:

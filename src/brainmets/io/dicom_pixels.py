@@ -5,6 +5,7 @@ numbers wherever brainmets is installed.
 """
 
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +58,7 @@ class Pixels:
 
     def __init__(self, content: bytes) -> None:
         """Look at the layout; nothing is unpacked yet."""
-        self._data = parse(content, pixels=True)
+        self._data = parse(BytesIO(content), pixels=True)
         meta = getattr(self._data, "file_meta", None)
         self._syntax = ("" if meta is None else text(meta, "TransferSyntaxUID")) or _guess(
             self._data

@@ -126,13 +126,14 @@ def _fill(stacked: Stack, reader: Reader) -> tuple[Array, tuple[str, ...]]:
     lossy = False
     for places in _by_file(stacked.planes):
         lossy |= _fill_from_file(data, stacked.planes, places, reader)
-    padded = np.isnan(data)
-    if padded.any():
-        data[padded] = 0 if padded.all() else np.nanmin(data)
-    if not np.isfinite(data).all():
+    padded = bool(np.isnan(data.min()))
+    if padded:
+        holes = np.isnan(data)
+        data[holes] = 0 if holes.all() else np.nanmin(data)
+    if not (np.isfinite(data.min()) and np.isfinite(data.max())):
         raise VolumeError("rescaled values are infinite; export the series again")
     notes = {
-        "pixels marked as padding were given the lowest value of the scan": bool(padded.any()),
+        "pixels marked as padding were given the lowest value of the scan": padded,
         "the images were compressed with loss of detail": lossy,
     }
     return data.transpose(2, 1, 0), tuple(note for note, holds in notes.items() if holds)
@@ -158,13 +159,14 @@ def _fill_from_file(
             frame = next(frames)
             if frame.shape != planes[place].size:
                 raise VolumeError("the pixels are not as many as the header says; export it again")
-            data[place] = _values(frame, planes[place], pixels.padding)
+            _put(frame, data[place], planes[place].rescale, pixels.padding)
     return pixels.is_lossy
 
 
-def _values(frame: Array, plane: Plane, padding: tuple[int, int] | None) -> npt.NDArray[np.float32]:
-    """Rescaled values; NaN where a pixel is padding. Padding of 0 is air as it stands."""
-    values = rescaled(frame, plane.rescale)
-    if padding not in (None, (0, 0)):
-        values[(frame >= padding[0]) & (frame <= padding[1])] = np.nan
-    return values
+def _put(
+    frame: Array, out: Array, rescale: tuple[float, float], padding: tuple[int, int] | None
+) -> None:
+    """Rescaled values into ``out``; NaN where a pixel is padding. 0 is air as it stands."""
+    out[...] = frame if rescale == (1.0, 0.0) else rescaled(frame, rescale)
+    if padding is not None and padding != (0, 0):
+        out[(frame >= padding[0]) & (frame <= padding[1])] = np.nan
