@@ -206,7 +206,7 @@ def settle_precision(training: Training, device: str) -> Training:
 def has_bf16_units(device: str) -> bool:
     """Whether the device multiplies bfloat16 in hardware; emulation is slower than float32."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if not hasattr(torch.cpu, "get_capabilities"):  # an older PyTorch: float32 is never wrong
         return False
     able = torch.cpu.get_capabilities()
