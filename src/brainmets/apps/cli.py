@@ -414,7 +414,9 @@ def _finish(outcomes: "Sequence[Outcome]", out: Path) -> None:
 
 
 def _print_table(title: str, header: "Sequence[str]", rows: "Sequence[Sequence[str]]") -> None:
-    table = Table(*header, title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
+    for name in header:
+        table.add_column(name, overflow="fold")  # a narrow terminal must not cut names short
     for row in rows:
         table.add_row(*row)
     Console(highlight=False, markup=False, emoji=False).print(table)
