@@ -430,7 +430,9 @@ def test_evaluating_compares_with_the_reference(run, tmp_path, measured):
     code, text, err = run("evaluate", out, table, "-o", scores)
     assert code == 0, err
     assert text
-    assert sorted(p.name for p in scores.iterdir()) == ["cases.csv", "lesions.csv", "summary.json"]
+    assert sorted(p.name for p in scores.iterdir()) == [
+        "cases.csv", "evaluation.html", "lesions.csv", "sizes.csv", "summary.csv", "summary.json",
+    ]  # fmt: skip
     with (scores / "cases.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert float(row["dice"]) == 1
@@ -456,7 +458,7 @@ def test_a_missing_prediction_is_one_line_and_no_table(run, tmp_path, measured):
     row = f"{scan.name}\t{mask.name}\n"
     table.write_text(f"case\timage\tmask\ngood\t{row}other\t{row}")
     require_one_error(run("evaluate", out, table, "-o", scores), 2, "other")
-    require_one_error(run("evaluate", tmp_path / "absent", table, "-o", scores), 2, "good")
+    require_one_error(run("evaluate", tmp_path / "absent", table, "-o", scores), 2, "absent")
     assert not scores.exists()
 
 

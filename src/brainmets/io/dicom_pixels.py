@@ -67,7 +67,9 @@ class Pixels:
             raise ReadError(
                 "its pixels are compressed in a way that is not read; export it uncompressed"
             )
-        if not self._data.get("PixelData"):
+        with silence():
+            stored = value(self._data, "PixelData")
+        if not stored:
             raise ReadError("the pixel data are missing or empty; export or copy it again")
         _require_plain_bits(self._data)
 
