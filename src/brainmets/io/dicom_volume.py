@@ -5,13 +5,14 @@ time points. What is chosen here, and what is refused, is listed in docs/decisio
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
 
 from brainmets.errors import VolumeError
-from brainmets.io.archive import Reader
+from brainmets.io.archive import Entry, Reader
 from brainmets.io.dicom_geometry import Stack, same_place, stack
 from brainmets.io.dicom_header import naming
 from brainmets.io.dicom_pixels import Pixels, rescaled
@@ -124,8 +125,10 @@ def _fill(stacked: Stack, reader: Reader) -> tuple[Array, tuple[str, ...]]:
         raise VolumeError(f"{columns}×{rows}×{count} voxels; it is no head scan")
     data = np.empty((count, rows, columns), np.float32)
     lossy = False
-    for places in _by_file(stacked.planes):
-        lossy |= _fill_from_file(data, stacked.planes, places, reader)
+    files = list(_by_file(stacked.planes))
+    contents = _contents([stacked.planes[places[0]].entry for places in files], reader)
+    for places in files:
+        lossy |= _fill_from_file(data, stacked.planes, places, contents)
     padded = bool(np.isnan(data.min()))
     if padded:
         holes = np.isnan(data)
@@ -146,13 +149,24 @@ def _by_file(planes: Sequence[Plane]) -> Iterator[list[int]]:
         yield list(places)
 
 
+def _contents(files: Sequence[Entry], reader: Reader) -> Iterator[bytes]:
+    """What the files hold, one after the other; the next is unpacked while one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(reader.read, files[0])
+        for following in files[1:]:
+            content = ahead.result()
+            ahead = pool.submit(reader.read, following)
+            yield content
+        yield ahead.result()
+
+
 def _fill_from_file(
-    data: Array, planes: Sequence[Plane], places: Sequence[int], reader: Reader
+    data: Array, planes: Sequence[Plane], places: Sequence[int], contents: Iterator[bytes]
 ) -> bool:
     """Fill the planes that lie in one file; whether they were compressed with loss."""
     first = planes[places[0]]
     with naming(first.name):
-        pixels = Pixels(reader.read(first.entry))
+        pixels = Pixels(next(contents))
     frames = pixels.frames([planes[place].frame for place in places])
     for place in places:
         with naming(planes[place].name):
