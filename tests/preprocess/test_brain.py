@@ -206,8 +206,8 @@ def test_what_the_network_gets_is_what_the_description_says(checkpoint, monkeypa
     monkeypatch.setattr(
         brain, "_distances", lambda _, image: seen.append(image) or (5 - 10 * image)[None]
     )
-    data = np.zeros((40, 30, 50), np.float32)
-    data[3:31, 5:30, 2:44] = np.random.default_rng(4).gamma(3, 40, (28, 25, 42))
+    data = np.zeros((70, 60, 75), np.float32)  # more than 1 % of what is conformed to 192³
+    data[3:65, 5:58, 2:66] = np.random.default_rng(4).gamma(3, 40, (62, 53, 64))
     extract_brain(volume_of(data, spacing=1.0), weights=checkpoint)
     expected, _ = slow_synthstrip(data)
     np.testing.assert_allclose(seen[0], expected, atol=1e-6)
@@ -218,6 +218,7 @@ def test_the_mask_is_what_lies_below_the_border_largest_piece_filled(checkpoint,
     rng = np.random.default_rng(5)
     data = rng.gamma(3, 40, (30, 30, 340)).astype(np.float32)  # longer than 320
     field = gaussian_filter(rng.normal(size=(192, 320, 192)), 4).astype(np.float32) * 60
+    field = np.rint(field * 4) / 4 + np.float32(0.1)  # no distance is the border itself
     monkeypatch.setattr(brain, "_distances", lambda *_: field[None])
     found = extract_brain(volume_of(data, spacing=1.0), weights=checkpoint).mask.data
     in_ras = field[::-1, ::-1].transpose(0, 2, 1)

@@ -81,7 +81,7 @@ class Convolution(nn.Module):
         """
         if self.training:
             image = functional.interpolate(image, scale_factor=2.0, mode="nearest")
-            return self(torch.cat([image, skip], dim=1))
+            return self.finish(self.conv(torch.cat([image, skip], dim=1)))
         weight = self.conv.weight
         count = image.shape[1]
         found = functional.conv3d(skip, weight[:, count:], self.conv.bias, padding=1)
