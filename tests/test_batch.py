@@ -21,6 +21,7 @@ from brainmets.cohort import Case
 from brainmets.errors import CohortError, WriteError
 from brainmets.io import nifti
 from brainmets.io.storage import UNFINISHED, whole_folder, write_json
+from brainmets.preprocess.brain import AUTO, Extractor
 from phantoms import Ball
 from stand_ins import COARSE_BALLS, coarse_grid, coarse_model, stripped_head, write_scan
 
@@ -354,6 +355,14 @@ def test_another_model_option_or_brain_mask_is_another_result(scans, tmp_path):
     for cases, model, save in runs:
         for expected in (DONE, KEPT):
             outcome = predict_cases(cases, out, model, save_probability=save)[0]
+            assert outcome.status == expected, outcome.message
+
+
+def test_another_brain_extractor_is_another_result(scans, tmp_path):
+    out, cases = tmp_path / "out", cases_in(scans, ("anna",))
+    for extractor in (AUTO, Extractor("none"), AUTO):
+        for expected in (DONE, KEPT):
+            outcome = predict_cases(cases, out, coarse_model(), extractor=extractor)[0]
             assert outcome.status == expected, outcome.message
 
 

@@ -12,7 +12,8 @@ import brainmets
 from brainmets.cohort import Scan
 from brainmets.errors import GridMismatchError, ReadError
 from brainmets.io import nifti
-from brainmets.pipeline import analyse, measure_mask
+from brainmets.pipeline import analyse, brain_checks, measure_mask
+from brainmets.preprocess.brain import Brain, Extractor
 from brainmets.report.case import write_case
 from brainmets.volume import AxisOrder, Grid, Volume, apply, reorient
 from phantoms import Ball, axes_of, make_grid, rotation, world
@@ -281,6 +282,33 @@ def test_a_given_brain_mask_is_used_and_named(tmp_path):
     assert any(lesion.centroid_ras_mm[0] > 0 for lesion in whole.lesions)
     assert all(lesion.centroid_ras_mm[0] < 0 for lesion in half.lesions)
     assert any("litres" in check.detail for check in half.checks if check.passed is False)
+
+
+def test_the_chosen_extractor_is_used_and_named(tmp_path):
+    """A given mask overrides it; without either, a head whose skull is off is recognised."""
+    head = stripped_head(coarse_grid(), BALLS)
+    nifti.write(head.brain, tmp_path / "brain.nii")
+    choice = Extractor("none")
+    none = analyse(scan_of(head.scan), model=coarse_model(), extractor=choice)
+    given_mask = analyse(
+        scan_of(head.scan),
+        model=coarse_model(),
+        extractor=choice,
+        brain_mask=tmp_path / "brain.nii",
+    )
+    builtin = analyse(scan_of(head.scan), model=coarse_model(), extractor=Extractor("builtin"))
+    names = [r.provenance["extractor"]["name"] for r in (none, given_mask, builtin)]
+    assert names == ["already stripped", "given mask", "builtin"]
+    assert len(builtin.provenance["extractor"]["sha256"]) == 64
+    assert builtin.provenance["extractor"]["version"]
+    assert any("by: builtin" in check.detail for check in builtin.checks)
+
+
+def test_doubts_about_the_brain_mask_stand_in_the_report():
+    notes = ("2 bright spots within 5 mm outside the brain mask; look there",)
+    brain = Brain(stripped_head(coarse_grid()).brain, "builtin", "3", "0" * 64, notes)
+    failed = [check.detail for check in brain_checks(brain) if check.passed is False]
+    assert failed == list(notes)
 
 
 def test_the_margin_is_left_out_where_there_is_nothing_around_the_brain(tmp_path):

@@ -20,6 +20,7 @@ def _tables():
 def test_the_page_of_results_is_made_from_the_recorded_results():
     tables = _tables()
     assert tables.PAGE.read_text(encoding="utf-8") == tables.page()
+    assert tables.BRAIN_PAGE.read_text(encoding="utf-8") == tables.brain_page()
     assert tables.README.read_text(encoding="utf-8") == tables.readme()
     assert tables.UNDEFINED.read_text(encoding="utf-8") == tables.undefined()
 
@@ -29,6 +30,13 @@ def test_each_result_says_what_was_run_where(path):
     result = json.loads(path.read_text())
     assert set(result) == {"command", "commit", "machine", "value"}
     assert {"processor", "cores", "memory_gib"} <= set(result["machine"])
+
+
+def test_results_of_the_brain_extractor_belong_to_the_one_that_is_shipped():
+    from brainmets.preprocess.brain import builtin_sha256
+
+    recorded = json.loads((ROOT / "benchmarks" / "results" / "brain.json").read_text())
+    assert recorded["value"]["sha256"] == builtin_sha256()
 
 
 def test_results_on_real_scans_belong_to_the_model_that_is_shipped():

@@ -32,6 +32,7 @@ from brainmets.io.storage import (
     write_json,
 )
 from brainmets.pipeline import Model, analyse, measure_mask
+from brainmets.preprocess.brain import AUTO, Extractor
 from brainmets.report.case import write_case
 from brainmets.report.content import Report
 from brainmets.report.tables import total_volume_mm3
@@ -99,6 +100,7 @@ def predict_cases(
     out: Path,
     model: Model,
     *,
+    extractor: Extractor = AUTO,
     save_probability: bool = False,
     watch: Watch | None = None,
 ) -> tuple[Outcome, ...]:
@@ -120,10 +122,12 @@ def predict_cases(
         told("read", 0, 1)
         scan = images.read_case(case)
         return analyse(
-            scan, model=model, brain_mask=case.brain_mask, case_id=case.case_id, progress=told
-        )
+            scan, model=model, brain_mask=case.brain_mask, extractor=extractor,
+            case_id=case.case_id, progress=told,
+        )  # fmt: skip
 
-    made_with = (model.bundle.identity, model.engine.name, str(save_probability))
+    bundle = model.bundle.identity
+    made_with = (bundle, model.engine.name, extractor.identity, str(save_probability))
     return _run(cases, out, made_with, make, save_probability=save_probability)
 
 

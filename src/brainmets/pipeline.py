@@ -14,7 +14,7 @@ from brainmets.lesions import components, find, measure
 from brainmets.network import bundle as bundles
 from brainmets.network.bundle import Bundle
 from brainmets.network.engines import Engine
-from brainmets.preprocess.brain import Brain, extract_brain, given_mask
+from brainmets.preprocess.brain import AUTO, Brain, Extractor, extract_brain, given_mask
 from brainmets.preprocess.prepare import prepare, restore
 from brainmets.report.content import Check, Report, check_scan
 from brainmets.volume import Volume, on_grid
@@ -51,6 +51,7 @@ def analyse(
     model: str | Path | Model = DEFAULT_MODEL,
     device: str = "auto",
     brain_mask: str | Path | None = None,
+    extractor: Extractor = AUTO,
     case_id: str | None = None,
     series: str | None = None,
     progress: Progress | None = None,
@@ -62,6 +63,7 @@ def analyse(
         model: a shipped model's name, a ``.brainmets`` file, or a loaded model.
         device: ``auto``, ``cpu`` or ``cuda``; for a model that is not loaded yet.
         brain_mask: mask of brain and CSF on the scan's grid, instead of extraction.
+        extractor: what finds the brain if no mask is given.
         case_id: name in the report; by default the file's name, or digits for a DICOM study.
         series: the series to read of a DICOM study, by number or UID; the best by default.
         progress: see :data:`Progress`.
@@ -79,7 +81,7 @@ def analyse(
     scan = scan if isinstance(scan, Scan) else images.read(scan, series=series)
     name = case_id or scan.case_id or fallback
     told("brain", 0, 1)
-    brain = find_brain(scan.volume, brain_mask)
+    brain = find_brain(scan.volume, brain_mask, extractor)
     told("prepare", 0, 1)
     grow = brain.extractor != "already stripped"
     prepared = prepare(scan.volume, brain.mask, model.bundle.recipe, grow=grow)
@@ -121,10 +123,12 @@ def measure_mask(scan: Scan, mask: Volume, *, case_id: str = "scan") -> Report:
     return Report(case_id, scan, labels, lesions, checks, None, None, _provenance())
 
 
-def find_brain(volume: Volume, brain_mask: str | Path | None = None) -> Brain:
+def find_brain(
+    volume: Volume, brain_mask: str | Path | None = None, extractor: Extractor = AUTO
+) -> Brain:
     """Brain and CSF: from the mask that is given, or by extraction."""
     if brain_mask is None:
-        return extract_brain(volume)
+        return extract_brain(volume, extractor=extractor.name, weights=extractor.weights)
     return given_mask(volume, nifti.read_labels(brain_mask))
 
 

@@ -14,7 +14,8 @@ import torch
 from brainmets import __version__
 from brainmets.apps import cli
 from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
-from brainmets.io import nifti
+from brainmets.io import download, nifti
+from brainmets.io.download import RemoteFile
 from brainmets.network import bundle as bundles
 from brainmets.network.bundle import Bundle
 from brainmets.network.torch_engine import build
@@ -361,7 +362,7 @@ def test_control_c_stops_with_the_usual_status(run, monkeypatch):
 @pytest.mark.parametrize(
     "command",
     ["", "predict", "measure", "simulate", "train", "evaluate", "demo", "models", "models list",
-     "models info", "models verify"],
+     "models info", "models verify", "models fetch", "models train-extractor"],
 )  # fmt: skip
 def test_every_command_explains_itself(run, command):
     code, out, _ = run(*command.split(), "--help")
@@ -408,6 +409,39 @@ def measured(run, tmp_path, scan):
     code, _, err = run("measure", scan, mask, "-o", tmp_path / "out")
     assert code == 0, err
     return scan, mask, tmp_path / "out"
+
+
+def test_the_brain_extractor_can_be_chosen(run, tmp_path, scan, model_file):
+    words = ("predict", scan, "-o", tmp_path / "out", "--model", model_file)
+    code, _, err = run(*words, "--brain-extractor", "none")
+    assert code == 0, err
+    report = json.loads((tmp_path / "out" / "good" / "report.json").read_text())
+    assert report["provenance"]["extractor"]["name"] == "already stripped"
+    weights = ("--synthstrip-weights", tmp_path / "absent.pt")
+    require_one_error(run(*words, "--brain-extractor", "builtin", *weights), 2, "takes no weights")
+    require_one_error(run(*words, "--brain-extractor", "synthstrip", *weights), 2, "absent.pt")
+
+
+def test_weights_that_cannot_be_fetched_are_one_line_that_says_where_to_put_them(
+    run, tmp_path, monkeypatch
+):
+    nowhere = RemoteFile("synthstrip.1.pt", "http://127.0.0.1:9/x.pt", "ab" * 32, 7, "some licence")
+    monkeypatch.setitem(download.REMOTE_FILES, "synthstrip.1.pt", nowhere)
+    monkeypatch.setattr(download, "cache_folder", lambda: tmp_path / "cache")
+    result = run("models", "fetch", "synthstrip")
+    require_one_error(result, 1, "synthstrip.1.pt", str(tmp_path / "cache"), "ab" * 32)
+    assert "licence: some licence" in result[1]
+    scans = ("predict", tmp_path, "-o", tmp_path / "out", "--brain-extractor", "synthstrip")
+    require_one_error(run(*scans), 1, "synthstrip.1.pt", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    (tmp_path / "cache" / "synthstrip.1.pt").write_bytes(b"another")
+    require_one_error(run("models", "fetch", "synthstrip"), 1, "found a file with SHA-256")
+    require_one_error(run("models", "fetch", "nonesuch"), 2, "synthstrip")
+
+
+def test_training_an_extractor_needs_its_label_maps(run, tmp_path):
+    words = ("models", "train-extractor", tmp_path, "-o", tmp_path / "x.safetensors")
+    require_one_error(run(*words), 2, "training_seg_01.nii.gz")
 
 
 def test_measuring_reports_every_lesion_of_the_mask(measured):

@@ -1,9 +1,16 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import correlate
 
 from brainmets.errors import ConfigError
-from brainmets.network.synthstrip import StripSizes, SynthStrip, scale_intensity
+from brainmets.network.synthstrip import (
+    StripSizes,
+    SynthStrip,
+    blocks_to_channels,
+    channels_to_blocks,
+    scale_intensity,
+)
 
 PUBLISHED = {
     "encoder": [
@@ -63,7 +70,73 @@ def test_output_has_the_shape_of_the_input():
     assert network(torch.zeros(2, 1, 16, 8, 24)).shape == (2, 1, 16, 8, 24)
 
 
-@pytest.mark.parametrize("wrong", [{"levels": 1}, {"features": 0}, {"convolutions": 0}])
+def convolved(image, state, name, *, activate=True):
+    """A 3³ convolution with zeros around, channel by channel, then LeakyReLU 0.2."""
+    weight, bias = (state[f"{name}.conv.{part}"].numpy() for part in ("weight", "bias"))
+    found = np.stack([
+        sum(correlate(i, w, mode="constant") for i, w in zip(image, kernel, strict=True)) + b
+        for kernel, b in zip(weight, bias, strict=True)
+    ])  # fmt: skip
+    return np.where(found >= 0, found, 0.2 * found) if activate else found
+
+
+def slow_network(image, state, levels):
+    """From the description: max-pool 2, nearest upsampling, skips, a linear end."""
+    skips, image = [], image[None]
+    for level in range(levels - 1):
+        for n in range(2):
+            image = convolved(image, state, f"encoder.{level}.{n}")
+        skips.append(image)
+        c, x, y, z = image.shape
+        image = image.reshape(c, x // 2, 2, y // 2, 2, z // 2, 2).max(axis=(2, 4, 6))
+    for level in range(levels - 1):
+        for n in range(2):
+            image = convolved(image, state, f"decoder.{level}.{n}")
+        image = image.repeat(2, axis=1).repeat(2, axis=2).repeat(2, axis=3)
+        image = np.concatenate([image, skips.pop()])
+    for n in range(2):
+        image = convolved(image, state, f"remaining.{n}")
+    return convolved(image, state, "remaining.2", activate=False)[0]
+
+
+def test_the_network_computes_what_a_slow_reference_does():
+    torch.manual_seed(2)
+    network = SynthStrip(StripSizes(features=2, most_features=4, levels=3)).double().eval()
+    image = torch.rand(8, 12, 4, dtype=torch.float64)
+    with torch.inference_mode():
+        found = network(image[None, None])[0, 0].numpy()
+    expected = slow_network(image.numpy(), network.state_dict(), 3)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_upsampling_at_its_own_resolution_gives_the_same_sum():
+    """As trained, in float64: the shortcut is the same arithmetic, not an approximation."""
+    torch.manual_seed(3)
+    network = SynthStrip(StripSizes(features=3, most_features=5, levels=4)).double()
+    image = torch.rand(1, 1, 16, 8, 24, dtype=torch.float64)
+    with torch.inference_mode():
+        plain, short = network.train()(image), network.eval()(image)
+    torch.testing.assert_close(short, plain, atol=1e-12, rtol=0)
+
+
+def test_blocks_of_voxels_become_channels_and_come_back():
+    image = torch.arange(2 * 3 * 4 * 6 * 2).view(2, 3, 4, 6, 2)
+    channels = blocks_to_channels(image, 2)
+    assert channels.shape == (2, 24, 2, 3, 1)
+    assert channels[0, :8, 1, 2, 0].tolist() == image[0, 0, 2:4, 4:6, 0:2].flatten().tolist()
+    assert torch.equal(channels_to_blocks(channels, 2), image)
+    assert blocks_to_channels(image, 1) is image
+
+
+def test_a_network_of_blocks_gives_every_field_for_every_voxel():
+    sizes = StripSizes(features=2, most_features=4, levels=3, block=2, fields=2)
+    assert sizes.multiple == 8
+    assert SynthStrip(sizes)(torch.zeros(1, 1, 16, 8, 24)).shape == (1, 2, 16, 8, 24)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"block": 0}, {"fields": 0}, {"levels": 1}, {"features": 0}, {"convolutions": 0}]
+)
 def test_impossible_sizes_are_refused(wrong):
     with pytest.raises(ConfigError, match="expected"):
         StripSizes(**wrong)

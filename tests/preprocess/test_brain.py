@@ -8,7 +8,7 @@ from scipy.ndimage import binary_fill_holes, gaussian_filter, label
 from brainmets.errors import BundleError, ConfigError, GridMismatchError, VolumeError
 from brainmets.network.synthstrip import SynthStrip
 from brainmets.preprocess import brain
-from brainmets.preprocess.brain import conform, extract_brain, given_mask, quality_notes
+from brainmets.preprocess.brain import conform, extract_brain, given_mask
 from brainmets.volume import AxisOrder, Grid, Volume, apply, reorient
 
 SPACING = 4.0
@@ -164,7 +164,7 @@ def slow_reference(data):
 
 def test_synthstrip_path_conforms_cuts_and_fills(checkpoint, monkeypatch):
     """With the network replaced by what ``thresholding_state`` computes, to be quick."""
-    monkeypatch.setattr(brain, "_distance", lambda _, image: 5 - 10 * image)
+    monkeypatch.setattr(brain, "_distances", lambda _, image: (5 - 10 * image)[None])
     scan = volume_of(blocks(), spacing=1.0)
     found = extract_brain(scan, weights=checkpoint)
     assert (found.extractor, found.version) == ("synthstrip", "1")
@@ -179,10 +179,66 @@ def test_synthstrip_path_with_the_whole_network(checkpoint):
     np.testing.assert_array_equal(found.mask.data, slow_reference(scan.data))
 
 
+def slow_synthstrip(data):
+    """A 1 mm scan in RAS order, step by step: what the network gets, and what becomes of it."""
+    occupied = np.argwhere(data != 0)
+    low, high = occupied.min(0), occupied.max(0) + 1
+    sides = [
+        min(max(64 * int(np.ceil((b - a) / 64)), 192), 320) for a, b in zip(low, high, strict=True)
+    ]
+    image = np.zeros(sides, np.float64)
+    start = [a - (side - (b - a)) // 2 for a, b, side in zip(low, high, sides, strict=True)]
+    for place in np.ndindex(*data.shape):
+        there = tuple(p - s for p, s in zip(place, start, strict=True))
+        if all(0 <= t < side for t, side in zip(there, sides, strict=True)):
+            image[there] = data[place]
+    image -= image.min()
+    values = np.sort(image, axis=None)
+    rank = 0.99 * (len(values) - 1)
+    below = int(rank)
+    top = values[below] + (rank - below) * (values[below + 1] - values[below])
+    return np.minimum(image / top, 1).transpose(0, 2, 1)[::-1, ::-1], start
+
+
+def test_what_the_network_gets_is_what_the_description_says(checkpoint, monkeypatch):
+    """Conformed, scaled and turned, against a reference in plain loops; a lopsided scan."""
+    seen = []
+    monkeypatch.setattr(
+        brain, "_distances", lambda _, image: seen.append(image) or (5 - 10 * image)[None]
+    )
+    data = np.zeros((70, 60, 75), np.float32)  # more than 1 % of what is conformed to 192³
+    data[3:65, 5:58, 2:66] = np.random.default_rng(4).gamma(3, 40, (62, 53, 64))
+    extract_brain(volume_of(data, spacing=1.0), weights=checkpoint)
+    expected, _ = slow_synthstrip(data)
+    np.testing.assert_allclose(seen[0], expected, atol=1e-6)
+
+
+def test_the_mask_is_what_lies_below_the_border_largest_piece_filled(checkpoint, monkeypatch):
+    """Distances come back to the scan's voxels; what the network did not see is 100 mm away."""
+    rng = np.random.default_rng(5)
+    data = rng.gamma(3, 40, (30, 30, 340)).astype(np.float32)  # longer than 320
+    field = gaussian_filter(rng.normal(size=(192, 320, 192)), 4).astype(np.float32) * 60
+    field = np.rint(field * 4) / 4 + np.float32(0.1)  # no distance is the border itself
+    monkeypatch.setattr(brain, "_distances", lambda *_: field[None])
+    found = extract_brain(volume_of(data, spacing=1.0), weights=checkpoint).mask.data
+    in_ras = field[::-1, ::-1].transpose(0, 2, 1)
+    _, start = slow_synthstrip(data)
+    distance = np.full(data.shape, 100.0)
+    for place in np.argwhere(np.ones(data.shape, bool)):
+        there = place - start
+        if ((there >= 0) & (there < in_ras.shape)).all():
+            distance[tuple(place)] = in_ras[tuple(there)]
+    pieces, _ = label(distance < 1)
+    largest = pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
+    np.testing.assert_array_equal(found, binary_fill_holes(largest))
+
+
 def test_network_gets_voxels_in_lia_order(checkpoint, monkeypatch):
     """Voxel (i, j, k) of the input lies i to the left, j down and k to the front."""
     seen = []
-    monkeypatch.setattr(brain, "_distance", lambda _, image: seen.append(image) or 5 - 10 * image)
+    monkeypatch.setattr(
+        brain, "_distances", lambda _, image: seen.append(image) or (5 - 10 * image)[None]
+    )
     data = blocks()
     extract_brain(volume_of(data, spacing=1.0), weights=checkpoint)
     assert seen[0].shape == (192, 192, 192)
@@ -237,6 +293,37 @@ def test_voxels_that_are_no_numbers_are_refused():
         extract_brain(volume_of(data))
 
 
+def test_a_choice_of_extractor_is_named_by_what_its_masks_depend_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(brain, "cached_path", lambda _: tmp_path / "absent.pt")
+    assert brain.AUTO.identity == f"auto {brain.builtin_sha256()}"
+    assert brain.Extractor("none").identity == "none"
+    assert "not there" in brain.Extractor("synthstrip").identity
+    (tmp_path / "one.pt").write_bytes(b"1")
+    (tmp_path / "two.pt").write_bytes(b"2")
+    chosen = [brain.Extractor("synthstrip", tmp_path / f"{n}.pt") for n in ("one", "two")]
+    assert chosen[0].identity != chosen[1].identity
+
+
+def test_tissue_lies_within_brain_and_csf(head):
+    scan, _ = head
+    tissue = brain.tissue_mask(scan).data
+    found = extract_brain(scan).mask.data
+    assert tissue.any()
+    assert np.count_nonzero(tissue & ~found) < 0.02 * np.count_nonzero(tissue)
+
+
+def test_cutting_a_field_gives_the_same_mask_as_cutting_all_of_it(head):
+    """Only a part is interpolated; a mask that reaches the field's edge is no exception."""
+    scan, _ = head
+    rng = np.random.default_rng(1)
+    coarse = brain.resample(scan, 7.0)
+    for shift in (-3.0, 0.0, 3.0):
+        field = gaussian_filter(rng.normal(size=coarse.data.shape), 2) * 60 + shift
+        distance = coarse.with_data(field.astype(np.float32))
+        whole = brain._solid(brain._onto(distance, scan.grid) < 1.0)
+        np.testing.assert_array_equal(brain.cut(distance, 1.0, scan.grid), whole)
+
+
 def test_an_unknown_extractor_is_refused(head):
     with pytest.raises(ConfigError, match="auto, builtin, synthstrip, none"):
         extract_brain(head[0], extractor="hd-bet")
@@ -253,7 +340,7 @@ def test_damaged_builtin_weights_are_noticed(monkeypatch, tmp_path):
     (tmp_path / "models" / "extractor.safetensors").write_bytes(b"cut")
     monkeypatch.setattr(brain, "files", lambda _: tmp_path)
     with pytest.raises(BundleError, match="install brainmets again"):
-        brain._builtin.__wrapped__()
+        brain.builtin.__wrapped__()
 
 
 # --- masks made elsewhere, and notes on masks ----------------------------------------
@@ -272,17 +359,6 @@ def test_a_given_mask_must_lie_on_the_scan_and_not_be_empty(head):
         given_mask(scan, volume_of(inner, spacing=3.0))
     with pytest.raises(VolumeError, match="empty"):
         given_mask(scan, scan.with_data(inner * 0))
-
-
-def test_notes_name_what_is_unusual(head):
-    scan, inner = head
-    assert quality_notes(inner, scan.grid) == ()
-    small = ellipsoid(inner.shape, (40, 40, 40))
-    assert "0.27 litres" in quality_notes(small, scan.grid)[0]
-    cut = np.where(np.arange(52) > 15, inner, False)[:, :, 16:]
-    assert any("edge" in note for note in quality_notes(cut, volume_of(cut).grid))
-    split = inner & (np.abs(np.arange(50) - 25) > 5)[:, None, None]
-    assert any("second" in note for note in quality_notes(split, scan.grid))
 
 
 # --- real scans ---------------------------------------------------------------------

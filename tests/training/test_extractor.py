@@ -1,47 +1,58 @@
+"""The built-in extractor's training: targets, images, loop, checkpoints, choice of border."""
+
 import json
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import binary_closing, binary_fill_holes, generate_binary_structure
 
-from brainmets.errors import ReadError
+from brainmets.errors import ConfigError, ReadError
 from brainmets.network.synthstrip import StripSizes
-from brainmets.training import extractor, synthetic_heads
-from brainmets.training.extractor import choose_border, distance_loss, example, fit, mask_scores
-from brainmets.training.synthetic_heads import (
+from brainmets.preprocess.brain import load_synthstrip
+from brainmets.training import extractor, extractor_scores
+from brainmets.training.extractor import (
+    Design,
+    Schedule,
+    distance_loss,
+    example,
+    fit,
+    learning_rate,
+    train_extractor,
+)
+from brainmets.training.extractor_scores import choose_border, mask_scores
+from brainmets.training.heads import (
     FURTHEST_MM,
-    Dice,
     brain_of,
     read_heads,
     signed_distance,
-    variant,
+    tissue_of,
 )
+from brainmets.training.synthetic_heads import Example, Frame
 
-WINDOW = (16, 24, 20)
-TINY = StripSizes(features=2, most_features=4, levels=3, convolutions=1)
+FRAME = Frame((16, 24, 20), 3.0)
+TINY = StripSizes(features=2, most_features=4, levels=2, convolutions=1, block=2, fields=2)
+DESIGN = Design(TINY, FRAME)
 
 
 def label_map():
     """Nested boxes in nearest-RAS order: skin, bone, CSF, white matter; a stem below."""
     labels = np.zeros((80, 90, 84), np.float32)
-    for label, margin in ((511, 4), (515, 8), (24, 14), (2, 18)):
+    for label, margin in ((511, 4), (515, 8), (24, 14), (2, 20)):
         labels[margin:-margin, margin:-margin, margin:-margin] = label
-    labels[36:44, 40:48, 10:20] = 16
+    labels[36:44, 40:48, 10:22] = 16
     return labels
-
-
-@pytest.fixture(autouse=True)
-def small_window(monkeypatch):
-    monkeypatch.setattr(synthetic_heads, "WINDOW", WINDOW)
 
 
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory):
     path = tmp_path_factory.mktemp("maps") / "training_seg_01.nii.gz"
-    image = nib.Nifti1Image(label_map(), np.eye(4))
-    nib.save(image, path)
+    nib.save(nib.Nifti1Image(label_map(), np.eye(4)), path)
     return read_heads([path])
+
+
+# --- targets --------------------------------------------------------------------
 
 
 def test_distance_is_0_at_the_surface_and_negative_inside():
@@ -63,80 +74,197 @@ def test_brain_is_one_solid_object_that_ends_below_the_stem():
     assert not brain[:, :, :5].any()
 
 
+def test_tissue_leaves_out_the_fluid_around_and_keeps_ventricles_and_narrow_sulci():
+    labels = label_map().astype(np.int16)
+    labels[38:42, 40:50, 38:44] = 4  # a ventricle
+    labels[30:33, 20:70, 54:64] = 24  # a sulcus 3 mm wide
+    labels[50:60, 20:70, 54:64] = 24  # a fissure 10 mm wide
+    tissue = tissue_of(labels)
+    assert tissue[40, 45, 40]
+    assert tissue[31, 45, 58]
+    assert not tissue[55, 45, 60]
+    assert not tissue[16, 45, 42]  # outer fluid
+    assert not (tissue & ~brain_of(labels)).any()
+
+
+def test_tissue_is_what_a_plain_closing_gives():
+    """Against scipy's closing by a digital ball of the same radius."""
+    labels = label_map().astype(np.int16)
+    labels[30:33, 20:70, 54:64] = 24
+    mask = np.isin(labels, (2, 16))
+    ball = np.sum(np.square(np.indices((5, 5, 5)) - 2), axis=0) <= 4
+    expected = binary_fill_holes(binary_closing(mask, ball))
+    np.testing.assert_array_equal(tissue_of(labels), expected)
+    assert generate_binary_structure(3, 1).sum() == 7  # the core is found with 6 neighbours
+
+
+# --- images ----------------------------------------------------------------------
+
+
 def test_an_example_is_a_function_of_seed_and_number(heads):
-    for one, other in zip(example(heads, 1, 5), example(heads, 1, 5), strict=True):
-        assert torch.equal(one, other)
-    assert not torch.equal(example(heads, 1, 5)[0], example(heads, 1, 6)[0])
+    one, other, third = (example(heads, FRAME, 1, n) for n in (5, 5, 6))
+    assert torch.equal(one.image, other.image)
+    assert torch.equal(one.distances, other.distances)
+    assert not torch.equal(one.image, third.image)
 
 
 def test_examples_have_the_shape_and_range_that_the_network_expects(heads):
-    for number in range(3):
-        image, distance, seen = example(heads, 2, number)
-        assert image.shape == distance.shape == seen.shape == WINDOW
-        assert image.min() >= 0
-        assert image.max() <= 1
-        assert distance.abs().max() <= FURTHEST_MM
-        assert set(seen.unique().tolist()) <= {0.0, 1.0}
-        assert not image[seen == 0].any()
+    for number in range(12):
+        drawn = example(heads, FRAME, 2, number)
+        assert drawn.image.shape == drawn.seen.shape == FRAME.shape
+        assert drawn.distances.shape == (2, *FRAME.shape)
+        assert torch.isfinite(drawn.image).all()
+        assert drawn.image.min() >= 0
+        assert drawn.image.max() <= 1
+        assert drawn.distances.abs().max() <= FURTHEST_MM
+        assert set(drawn.seen.unique().tolist()) <= {0.0, 1.0}
+        assert not drawn.image[drawn.seen == 0].any()
 
 
-def test_a_variant_is_the_mirrored_head_under_other_conditions(heads):
-    image, distance, seen = example(heads, 2, 1)
-    varied, mirrored, mirrored_seen = variant((image, distance, seen), Dice(1))
-    assert torch.equal(mirrored.flip(0), distance)
-    assert torch.equal(mirrored_seen.flip(0), seen)
-    assert not varied[mirrored_seen == 0].any()
-    assert np.corrcoef(varied.flip(0).flatten(), image.flatten())[0, 1] > 0.7
+def test_tissue_never_lies_outside_brain_and_csf(heads):
+    for number in range(4):
+        brain, tissue = example(heads, FRAME, 3, number).distances
+        assert (tissue >= brain - 0.5).all()
 
 
-def test_training_is_deterministic_and_learns(heads):
+def test_a_wandering_window_is_centred_on_the_surface(heads):
+    """For windows that hold a part of the head only."""
+    frame = Frame((16, 16, 16), 1.0, wander=True)
+    for number in range(5):
+        middle = example(heads, frame, 1, number).distances[0][7:9, 7:9, 7:9]
+        assert middle.abs().min() < 4
+
+
+# --- the loop ----------------------------------------------------------------------
+
+
+def test_training_is_deterministic_and_learns(heads, tmp_path):
     losses = []
-    first = fit(heads, TINY, steps=3, seed=4, progress=lambda *report: losses.append(report))
-    second = fit(heads, TINY, steps=3, seed=4)
+
+    def told(*report):
+        losses.append(report)
+
+    first = fit(heads, DESIGN, Schedule(3, 4), tmp_path / "a.pt", progress=told)
+    second = fit(heads, DESIGN, Schedule(3, 4), tmp_path / "b.pt")
     for name, weights in first.state_dict().items():
         assert torch.equal(weights, second.state_dict()[name])
     assert [report[:2] for report in losses] == [(3, 3)]
     assert np.isfinite(losses[0][2])
 
 
+def test_two_legs_give_the_weights_of_one(heads, tmp_path, monkeypatch):
+    """Bit for bit in float32."""
+    whole = fit(heads, DESIGN, Schedule(6, 4), tmp_path / "whole.pt")
+    clock = iter([0, 0, 0, 9, 9, 9])
+    with monkeypatch.context() as patch:
+        patch.setattr(extractor.time, "monotonic", lambda: next(clock))
+        assert fit(heads, DESIGN, Schedule(6, 4), tmp_path / "legs.pt", deadline=5) is None
+    assert torch.load(tmp_path / "legs.pt", weights_only=True)["step"] == 3
+    legs = fit(heads, DESIGN, Schedule(6, 4), tmp_path / "legs.pt")
+    for name, weights in whole.state_dict().items():
+        assert torch.equal(weights, legs.state_dict()[name])
+
+
+def test_a_checkpoint_of_other_settings_is_refused(heads, tmp_path):
+    fit(heads, DESIGN, Schedule(2, 4), tmp_path / "run.pt")
+    with pytest.raises(ConfigError, match="other settings"):
+        fit(heads, DESIGN, Schedule(2, 5), tmp_path / "run.pt")
+
+
+def test_the_learning_rate_rises_and_falls_to_nothing():
+    schedule = Schedule(steps=100, learning_rate=1e-3)
+    rates = [learning_rate(schedule, step) for step in range(100)]
+    assert rates[0] == pytest.approx(2e-4)
+    assert max(rates) == rates[4] == pytest.approx(1e-3)
+    assert rates[-1] < 1e-5
+    assert sorted(rates[4:], reverse=True) == rates[4:]
+
+
 def test_loss_is_0_for_the_truth_and_ignores_what_is_not_seen():
-    distance = torch.linspace(-15, 15, 20)
-    seen = (torch.arange(20) < 15).float()
+    distance = torch.linspace(-15, 15, 20).expand(2, 1, 1, 20)
+    seen = (torch.arange(20) < 15).float().view(1, 1, 20)
     wrong = torch.where(seen > 0, distance, 99.0)
     assert distance_loss(wrong, distance, seen) == 0
     assert distance_loss(distance + 1, distance, seen).item() == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"learning_rate": 0}, {"precision": "f64"}])
+def test_a_schedule_out_of_range_is_refused(wrong):
+    with pytest.raises(ConfigError, match="expected"):
+        Schedule(**wrong)
+
+
+# --- scores ------------------------------------------------------------------------
+
+
 def test_border_is_the_best_dice_among_those_with_enough_recall():
     scores = np.array([[[0.9, 0.95], [0.992, 0.93], [0.999, 0.90]], [[np.nan] * 2] * 3])
-    assert choose_border(scores, [-1, 0, 1]) == 0
-    assert choose_border(scores, [-1, 0, 1], recall=0.9995) == 1
+    assert choose_border(scores, [-1, 0, 1], recall=0.99) == 0
+    assert choose_border(scores, [-1, 0, 1], recall=0.995) == 1
+    assert choose_border(scores, [-1, 0, 1], recall=0) == -1
+    assert choose_border(scores, [-1, 0, 1], recall=0.9999) == 1  # none: the closest
 
 
-def test_a_perfect_prediction_scores_1(heads):
-    class Oracle(torch.nn.Module):
-        def forward(self, _):
-            return example(heads, 3, 0)[1][None, None]
-
-    scores = mask_scores(Oracle(), heads, [0.0], images=1, seed=3)
-    np.testing.assert_allclose(scores, 1)
+def test_border_keeps_enough_in_all_but_one_image_in_twenty():
+    kept = np.linspace(0.95, 1, 100)
+    scores = np.stack([np.stack([kept, kept], 1), np.stack([kept * 0 + 1, kept * 0.9], 1)], 1)
+    assert choose_border(scores, [0, 1], recall=0.995) == 1
 
 
-def test_train_extractor_writes_weights_and_a_card_that_belong_together(
-    heads, tmp_path, monkeypatch
-):
+def test_a_perfect_prediction_scores_1(heads, monkeypatch):
+    drawn = example(heads, FRAME, 3, 0)
+    drawn = Example(drawn.image, drawn.distances, torch.ones_like(drawn.seen))
+    monkeypatch.setattr(extractor_scores, "draw", lambda *_, **__: drawn)
+    scores = mask_scores(lambda _: drawn.distances[None], FRAME, heads, [0.0], seed=3, images=1)
+    np.testing.assert_allclose(scores, np.ones((2, 1, 1, 2)))
+
+
+# --- what is written ------------------------------------------------------------------
+
+
+@pytest.fixture
+def maps(heads, tmp_path, monkeypatch):
     for number in range(1, 21):
         (tmp_path / f"training_seg_{number:02d}.nii.gz").touch()
     monkeypatch.setattr(extractor, "read_heads", lambda _: heads)
-    monkeypatch.setattr(extractor, "SIZES", TINY)
-    monkeypatch.setattr(extractor, "MEASURED_IMAGES", 1)
-    out = tmp_path / "weights.safetensors"
-    card = extractor.train_extractor(tmp_path, out, steps=2, seed=1)
+    tiny = Design(StripSizes(features=2, most_features=2, levels=7), Frame((64, 64, 64), 1.0))
+    monkeypatch.setattr(extractor, "DESIGNS", {"builtin": DESIGN, "synthstrip": tiny})
+    monkeypatch.setattr(extractor_scores, "MEASURED_IMAGES", 1)
+    return tmp_path
+
+
+def test_weights_and_card_belong_together(maps):
+    out = maps / "weights.safetensors"
+    card = train_extractor(maps, out, Schedule(2, 1))
     assert json.loads(out.with_suffix(".json").read_text()) == card
     assert card["architecture"]["features"] == 2
+    assert card["recipe"]["seed"] == 1
+    assert "--steps 2 --seed 1" in card["recipe"]["command"]
     assert len(card["sha256"]) == 64
+    assert {"border_mm", "tissue_border_mm", "spacing_mm"} <= set(card)
+
+
+def test_synthstrips_shape_is_written_as_its_checkpoint(maps):
+    out = maps / "trial.pt"
+    assert train_extractor(maps, out, Schedule(1, 1), design="synthstrip") is None
+    stored = torch.load(out, weights_only=True)
+    assert set(stored) == {"model_state_dict"}
 
 
 def test_missing_label_maps_are_named(tmp_path):
     with pytest.raises(ReadError, match=r"training_seg_01\.nii\.gz"):
-        extractor.train_extractor(tmp_path, tmp_path / "out.safetensors", steps=1)
+        train_extractor(tmp_path, tmp_path / "out.safetensors", Schedule(1))
+
+
+def test_an_unknown_design_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="builtin, synthstrip"):
+        train_extractor(tmp_path, tmp_path / "out", Schedule(1), design="other")
+
+
+@pytest.mark.slow
+def test_a_trial_of_synthstrips_shape_is_read_as_its_weights(heads, tmp_path):
+    network = fit(heads, extractor.DESIGNS["synthstrip"], Schedule(1), tmp_path / "run.pt")
+    extractor._write_checkpoint(network, tmp_path / "trial.pt")
+    read = load_synthstrip(tmp_path / "trial.pt")
+    for name, weights in network.state_dict().items():
+        assert torch.equal(weights, read.state_dict()[name])

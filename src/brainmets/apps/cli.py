@@ -63,6 +63,22 @@ class Preset(StrEnum):
     paper = "paper"
 
 
+class BrainExtractor(StrEnum):
+    """What finds the brain."""
+
+    auto = "auto"
+    builtin = "builtin"
+    synthstrip = "synthstrip"
+    none = "none"
+
+
+class Design(StrEnum):
+    """Which brain extractor is trained."""
+
+    builtin = "builtin"
+    synthstrip = "synthstrip"
+
+
 DeviceOption = Annotated[Device, typer.Option(help="auto takes a CUDA GPU where there is one.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Processor threads; all by default.")
@@ -113,6 +129,13 @@ def predict(
     ] = None,
     series: SeriesOption = None,
     id_from: IdOption = IdFrom.hash,
+    brain_extractor: Annotated[
+        BrainExtractor,
+        typer.Option(help="auto sees whether the skull is off, and takes builtin otherwise."),
+    ] = BrainExtractor.auto,
+    synthstrip_weights: Annotated[
+        Path | None, typer.Option(help="SynthStrip's checkpoint; the fetched one by default.")
+    ] = None,
 ) -> None:
     """Outline and measure the metastases of one or many scans."""
     from brainmets.apps.inputs import cases_of
@@ -120,12 +143,16 @@ def predict(
     from brainmets.batch import predict_cases
     from brainmets.concurrency import use_threads
     from brainmets.pipeline import load_model
+    from brainmets.preprocess.brain import Extractor
 
+    extractor = Extractor(brain_extractor.value, synthstrip_weights).at_hand()
     cases = cases_of(inputs, brain_mask, series=series, id_from=id_from)
     use_threads(threads)
     with case_watch(screen, len(cases)) as watch:
         loaded = load_model(model, device.value)
-        outcomes = predict_cases(cases, out, loaded, save_probability=save_probability, watch=watch)
+        outcomes = predict_cases(
+            cases, out, loaded, extractor=extractor, save_probability=save_probability, watch=watch
+        )
     _finish(outcomes, out)
 
 
@@ -373,6 +400,50 @@ def verify_model(
         f"{loaded.bundle.name}: hashes match; largest difference in probability "
         f"{difference:.1e} on {loaded.engine.name}"
     )
+
+
+@models.command("fetch")
+def fetch_weights(
+    name: Annotated[str, typer.Argument(help="synthstrip or resnet34.")],
+) -> None:
+    """Fetch weights that do not come with the package, and show their licence."""
+    from brainmets.io.download import FETCHABLE, cached_path, describe, fetch
+
+    file = FETCHABLE.get(name, name)
+    typer.echo(describe(file))
+    was_there = cached_path(file).is_file()
+    typer.echo(f"{'already there' if was_there else 'fetched'}: {fetch(file)}")
+
+
+@models.command("train-extractor")
+def train_brain_extractor(
+    maps: Annotated[Path, typer.Argument(help="Folder of training_seg_01 … 20.nii.gz.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file of weights to write.")],
+    design: Annotated[
+        Design, typer.Option(help="synthstrip: SynthStrip's shape, for trials.")
+    ] = Design.builtin,
+    steps: Annotated[int, typer.Option(min=1, help="Images seen, one a step.")] = 2600,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and images.")] = 1,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after this long; started again, it goes on.")
+    ] = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train a brain extractor on images synthesised from head label maps."""
+    import math
+
+    from brainmets.apps.progress import loss_line
+    from brainmets.concurrency import use_threads
+    from brainmets.training.extractor import Schedule, train_extractor
+
+    use_threads(threads)
+    seconds = math.inf if minutes is None else 60 * minutes
+    with loss_line(screen, "training") as progress:
+        train_extractor(
+            maps, out, Schedule(steps, seed), design=design.value, most_seconds=seconds,
+            progress=progress,
+        )  # fmt: skip
+    typer.echo(f"weights: {out}" if out.is_file() else "stopped; start again to go on")
 
 
 def _set_up_logging(*, debug: bool) -> None:

@@ -48,6 +48,20 @@ def steps(screen: Console, what: str) -> Iterator[Steps]:
 
 
 @contextmanager
+def loss_line(screen: Console, what: str) -> Iterator[Callable[[int, int, float], None]]:
+    """A bar that counts and shows the loss."""
+    with _bars(screen) as bars:
+        task = bars.add_task(what, total=None)
+
+        def tell(done: int, total: int, loss: float) -> None:
+            bars.update(task, description=f"{what}, loss {loss:.3f}", completed=done, total=total)
+            if not screen.is_terminal and done % 100 == 0:
+                screen.print(f"step {done}/{total} loss {loss:.3f}")
+
+        yield tell
+
+
+@contextmanager
 def case_watch(screen: Console, cases: int) -> Iterator[Callable[["Case", str, int, int], None]]:
     """Which case is at which stage; for :func:`brainmets.batch.predict_cases`."""
     seen: list[str] = []

@@ -58,6 +58,9 @@ REMOTE_FILES = {
 }
 """Every file brainmets may fetch."""
 
+FETCHABLE = {"synthstrip": "synthstrip.1.pt", "resnet34": "resnet34-b627a593.pth"}
+"""Short names for the command line."""
+
 
 def cache_folder() -> Path:
     """Where fetched files are kept: the user's cache folder of this system."""
@@ -79,7 +82,7 @@ def fetch(file: str | RemoteFile, *, folder: Path | None = None) -> Path:
         WriteError: the folder cannot be written to.
     """
     remote = _entry(file)
-    path = (folder or cache_folder()) / remote.name
+    path = cached_path(remote, folder=folder)
     if path.is_file():
         verify(path, remote)
         return path
@@ -87,6 +90,21 @@ def fetch(file: str | RemoteFile, *, folder: Path | None = None) -> Path:
         _transfer(remote, temporary, path)
         verify(temporary, remote)
     return path
+
+
+def describe(file: str | RemoteFile) -> str:
+    """What a file is, where it comes from and under which licence, one thing a line.
+
+    Raises:
+        ConfigError: a name that is not in the table.
+    """
+    remote = _entry(file)
+    return f"file: {remote}\nfrom: {remote.address}\nlicence: {remote.licence}"
+
+
+def cached_path(file: str | RemoteFile, *, folder: Path | None = None) -> Path:
+    """Where a file is kept once it is fetched, there or not."""
+    return (folder or cache_folder()) / _entry(file).name
 
 
 def verify(path: Path, remote: RemoteFile) -> None:
@@ -104,7 +122,8 @@ def _entry(file: str | RemoteFile) -> RemoteFile:
     if isinstance(file, RemoteFile):
         return file
     if file not in REMOTE_FILES:
-        raise ConfigError(f"no file {file!r} to fetch; known are {', '.join(REMOTE_FILES)}")
+        known = ", ".join((*FETCHABLE, *REMOTE_FILES))
+        raise ConfigError(f"no file {file!r} to fetch; known are {known}")
     return REMOTE_FILES[file]
 
 

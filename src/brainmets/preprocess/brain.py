@@ -21,7 +21,15 @@ import numpy.typing as npt
 from scipy.ndimage import find_objects, label
 
 from brainmets.errors import BundleError, ConfigError, VolumeError
-from brainmets.io.download import fetch
+from brainmets.io.download import cached_path, fetch
+from brainmets.preprocess.brain_quality import (
+    NEAR_MM,
+    agreement_notes,
+    edge_contact,
+    field_notes,
+    quality_notes,
+    spot_notes,
+)
 from brainmets.preprocess.resample import resample, resample_like, resampled_grid
 from brainmets.volume import (
     AxisOrder,
@@ -39,15 +47,63 @@ if TYPE_CHECKING:
 EXTRACTORS = ("auto", "builtin", "synthstrip", "none")
 BRAIN_LITRES = (0.4, 2.3)
 """An object outside this range is no brain: from premature infants to the largest heads."""
-USUAL_LITRES = (0.8, 2.2)
-"""Brain + CSF of children and adults; outside it the mask deserves a look."""
 FAR_MM = 100.0
 """Distance given to voxels that an extractor's field does not reach, as SynthStrip does."""
+
+SYNTHSTRIP_FILE = "synthstrip.1.pt"
+SYNTHSTRIP_BORDER_MM = 1.0
+"""Where ``mri_synthstrip`` ends its mask."""
 
 Mask = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 LIA = AxisOrder(axes=(0, 2, 1), flips=(True, True, False))
 """From RAS to the order SynthStrip was trained in: to the left, down, and to the front."""
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A choice of extractor.
+
+    Attributes:
+        name: one of ``EXTRACTORS``; see :func:`extract_brain`.
+        weights: SynthStrip's checkpoint, if it is not the one in the cache.
+    """
+
+    name: str = "auto"
+    weights: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.name not in EXTRACTORS:
+            expected = ", ".join(EXTRACTORS)
+            raise ConfigError(f"extractor {self.name!r}: expected one of {expected}")
+        if self.weights is not None and self.name in ("builtin", "none"):
+            raise ConfigError(
+                f"extractor {self.name!r} takes no weights; give them to 'synthstrip'"
+            )
+
+    def at_hand(self) -> "Extractor":
+        """The same with its weights on this machine: fetched now if they are not.
+
+        Raises:
+            DownloadError: SynthStrip's weights are not here and cannot be fetched.
+        """
+        if self.name == "synthstrip" and self.weights is None:
+            return Extractor(self.name, fetch(SYNTHSTRIP_FILE))
+        return self
+
+    @property
+    def identity(self) -> str:
+        """What its masks depend on besides the scan: for fingerprints."""
+        if self.name == "none":
+            return self.name
+        if self.name == "synthstrip" or self.weights is not None:
+            path = self.weights or cached_path(SYNTHSTRIP_FILE)
+            return f"{self.name} {_sha256(path) if path.is_file() else 'not there'}"
+        return f"{self.name} {builtin_sha256()}"
+
+
+AUTO = Extractor()
 
 
 @dataclass(frozen=True)
@@ -85,22 +141,23 @@ def extract_brain(volume: Volume, *, extractor: str = "auto", weights: Path | No
         BundleError: the weights are damaged or of another network.
         DownloadError: SynthStrip's weights are not here and cannot be fetched.
     """
-    if extractor not in EXTRACTORS:
-        raise ConfigError(f"extractor {extractor!r}: expected one of {', '.join(EXTRACTORS)}")
-    if weights is not None and extractor in ("builtin", "none"):
-        raise ConfigError(f"extractor {extractor!r} takes no weights; give them to 'synthstrip'")
+    Extractor(extractor, weights)
     _require_contrast(volume)
     turned = _in_ras_order(volume)
     if extractor in ("auto", "none"):
         stripped = _stripped_brain(turned, certain=extractor == "none")
         if stripped is not None:
-            return _brain(volume, stripped, "already stripped", "", None)
+            notes = quality_notes(stripped, turned.grid)
+            return _brain(volume, stripped, Used("already stripped", "", None), notes)
     if extractor == "synthstrip" or weights is not None:
-        path = weights or fetch("synthstrip.1.pt")
-        return _brain(volume, strip_with_synthstrip(turned, path), "synthstrip", "1", _sha256(path))
-    network, card = _builtin()
-    mask = strip_with_builtin(turned, network, card)
-    return _brain(volume, mask, "builtin", str(card["version"]), str(card["sha256"]))
+        path = weights or fetch(SYNTHSTRIP_FILE)
+        mask, doubts = _strip_with_synthstrip(turned, path)
+        used = Used("synthstrip", "1", _sha256(path))
+    else:
+        mask, doubts = _strip_with_builtin(turned)
+        used = Used("builtin", str(_builtin_card()["version"]), builtin_sha256())
+    notes = (*quality_notes(mask, turned.grid), *doubts, *spot_notes(turned, mask))
+    return _brain(volume, mask, used, notes)
 
 
 def builtin_sha256() -> str:
@@ -119,54 +176,126 @@ def given_mask(scan_volume: Volume, mask_volume: Volume) -> Brain:
     mask = np.asarray(turned.data > 0)
     if not mask.any():
         raise VolumeError("the brain mask is empty; expected voxels above 0 where the brain is")
-    grid = scan_volume.grid
-    return Brain(Volume(mask, grid), "given mask", "", None, quality_notes(mask, grid))
-
-
-def quality_notes(mask: Mask, grid: Grid) -> tuple[str, ...]:
-    """What is unusual about a brain mask: its volume, the field's edge, a second piece."""
-    notes = []
-    litres = float(mask.sum()) * grid.voxel_volume_mm3 / 1e6
-    if not USUAL_LITRES[0] <= litres <= USUAL_LITRES[1]:
-        usual = "–".join(map(str, USUAL_LITRES))
-        notes.append(f"brain mask of {litres:.2f} litres; usual are {usual}. Check it")
-    if _edge_contact(mask) > 0.35:
-        notes.append("the brain mask is cut by the edge of the field of view")
-    pieces = np.sort(np.bincount(label(mask)[0].ravel())[1:])[::-1]
-    if len(pieces) > 1 and pieces[1] > 0.05 * pieces[0]:
-        notes.append("the brain mask has a second large piece; check it")
-    return tuple(notes)
+    turned = _in_ras_order(scan_volume)
+    inside = np.asarray(nearest_ras_order(scan_volume.grid).forward(mask))
+    notes = (*quality_notes(inside, turned.grid), *spot_notes(turned, inside))
+    return Brain(scan_volume.with_data(mask), "given mask", "", None, notes)
 
 
 # --- the extractors -------------------------------------------------------------
 
 
-def strip_with_builtin(turned: Volume, network: "SynthStrip", card: Mapping[str, Any]) -> Mask:
-    """Mask of a scan in nearest-RAS order by the small network and the card's border."""
+@dataclass(frozen=True)
+class Surfaces:
+    """What the built-in network says of a scan in nearest-RAS order, on its own grid.
+
+    Attributes:
+        brain: signed distance (mm) to brain + CSF, negative inside.
+        tissue: signed distance (mm) to the brain's own surface, ventricles inside; None from
+            a network that gives one distance.
+        mirrored: mean difference (mm), within 2 mm of the surface of brain + CSF, between
+            what it says of the scan and of its mirror image.
+    """
+
+    brain: Volume
+    tissue: Volume | None
+    mirrored: float
+
+
+def find_surfaces(turned: Volume, network: "SynthStrip", spacing_mm: float) -> Surfaces:
+    """Run the built-in network on a scan and on its mirror image, and average the two."""
     import torch
 
     from brainmets.network.synthstrip import scale_intensity
 
-    coarse = resample(turned, float(card["spacing_mm"]))
-    image = scale_intensity(torch.from_numpy(coarse.data.astype(np.float32)))
-    distance = _distance(network, image.numpy())
-    found = _onto(coarse.with_data(distance), turned.grid)
-    return _solid(found < float(card["border_mm"]))
+    coarse = resample(turned, spacing_mm)
+    image = scale_intensity(torch.from_numpy(coarse.data)).numpy()
+    found = _distances(network, image)
+    other = _distances(network, image[::-1])[:, ::-1]
+    mean = (found + other) / 2
+    near = np.abs(mean[0]) < NEAR_MM
+    apart = float(np.abs(found[0] - other[0])[near].mean()) if near.any() else FAR_MM
+    tissue = coarse.with_data(mean[1]) if len(mean) > 1 else None
+    return Surfaces(coarse.with_data(mean[0]), tissue, apart)
 
 
-def strip_with_synthstrip(turned: Volume, weights: Path, border_mm: float = 1.0) -> Mask:
-    """Mask of a scan in nearest-RAS order as ``mri_synthstrip`` makes it.
+def cut(distance: Volume, border_mm: float, grid: Grid) -> Mask:
+    """Where a distance field lies below a border, on another grid of the same axes: one solid.
 
-    Conformed along the scan's own axes to 1 mm in LIA order (nearest neighbour), cropped to
-    what is not 0, sides brought to a multiple of 64 in 192…320, minimum to 0, 99th
-    percentile to 1, clipped.
+    Only the part of the grid that can lie below is interpolated.
+
+    Raises:
+        VolumeError: there is no such place.
     """
-    network = _synthstrip(weights)
+    places = np.argwhere(distance.data < border_mm)
+    if not len(places):
+        raise VolumeError("no brain was found; expected a scan of a head. Give a mask of your own")
+    between = np.linalg.inv(grid.affine) @ distance.grid.affine
+    ends = apply(between, np.array([places.min(0) - 1, places.max(0) + 1]))
+    low = np.clip(np.floor(ends[0]), 0, grid.shape).astype(int)
+    high = np.clip(np.ceil(ends[1]) + 1, low, grid.shape).astype(int)
+    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    affine = grid.affine.copy()
+    affine[:3, 3] = apply(affine, low)
+    shape = (int(high[0] - low[0]), int(high[1] - low[1]), int(high[2] - low[2]))
+    part = Grid(shape, affine, grid.frame_of_reference)
+    mask = np.zeros(grid.shape, bool)
+    mask[box] = _solid(_onto(distance, part) < border_mm)
+    return mask
+
+
+def _strip_with_builtin(turned: Volume) -> tuple[Mask, tuple[str, ...]]:
+    """Mask of a scan in nearest-RAS order, and what is doubtful about it."""
+    network, card = builtin()
+    surfaces = find_surfaces(turned, network, float(card["spacing_mm"]))
+    border = float(card["border_mm"])
+    notes = (
+        *field_notes(surfaces.brain, border),
+        *agreement_notes(surfaces.brain, surfaces.tissue, surfaces.mirrored),
+    )
+    return cut(surfaces.brain, border, turned.grid), notes
+
+
+def tissue_mask(volume: Volume) -> Volume:
+    """The brain without the fluid around it (ventricles and narrow sulci inside), bool.
+
+    By the built-in extractor. The rest of the line never uses it: lesions at the surface
+    may lie outside. It is what segmentations of brain structures call the brain.
+
+    Raises:
+        VolumeError: a constant image, or no brain found.
+        BundleError: the built-in extractor gives no such distance.
+    """
+    _require_contrast(volume)
+    turned = _in_ras_order(volume)
+    network, card = builtin()
+    surfaces = find_surfaces(turned, network, float(card["spacing_mm"]))
+    if surfaces.tissue is None:
+        raise BundleError(
+            f"the built-in extractor, version {card['version']}, gives the distance to brain + "
+            "CSF alone; train one that gives both with 'brainmets models train-extractor'"
+        )
+    mask = cut(surfaces.tissue, float(card["tissue_border_mm"]), turned.grid)
+    return volume.with_data(_as_stored(volume, mask))
+
+
+def _strip_with_synthstrip(turned: Volume, weights: Path) -> tuple[Mask, tuple[str, ...]]:
+    """Mask of a scan in nearest-RAS order as ``mri_synthstrip`` makes it, and doubts."""
+    distance = synthstrip_distance(turned, load_synthstrip(weights))
+    mask = _solid(_onto(distance, turned.grid) < SYNTHSTRIP_BORDER_MM)
+    return mask, field_notes(distance, SYNTHSTRIP_BORDER_MM)
+
+
+def synthstrip_distance(turned: Volume, network: "SynthStrip") -> Volume:
+    """SynthStrip's signed distance (mm) on the grid of :func:`conform`, in RAS order.
+
+    Minimum to 0, 99th percentile to 1, clipped; turned to LIA order for the network.
+    """
     conformed = conform(turned)
     image = conformed.data - conformed.data.min()
     image = np.clip(image / max(float(np.percentile(image, 99)), 1e-20), 0, 1)
-    distance = LIA.backward(_distance(network, LIA.forward(image.astype(np.float32))))
-    return _solid(_onto(conformed.with_data(distance), turned.grid) < border_mm)
+    found = _distances(network, LIA.forward(image.astype(np.float32)))[0]
+    return conformed.with_data(LIA.backward(found))
 
 
 def conform(turned: Volume) -> Volume:
@@ -206,8 +335,8 @@ def _window(volume: Volume, low: npt.NDArray[np.int_], size: npt.NDArray[np.int_
     return Volume(data, Grid(shape, affine, volume.grid.frame_of_reference))
 
 
-def _distance(network: "SynthStrip", image: Float32) -> Float32:
-    """Run the network; sides are filled up with 0, evenly, to the multiple that it needs."""
+def _distances(network: "SynthStrip", image: Float32) -> Float32:
+    """Run the network: (fields, x, y, z); sides are filled up with 0, evenly, to its multiple."""
     import torch
 
     multiple = network.sizes.multiple
@@ -215,9 +344,9 @@ def _distance(network: "SynthStrip", image: Float32) -> Float32:
     padded = np.pad(image, [(n // 2, n - n // 2) for n in extra])
     batch = torch.from_numpy(padded[None, None]).to(memory_format=torch.channels_last_3d)
     with torch.inference_mode():
-        distance = network(batch)[0, 0].numpy()
+        distances = network(batch)[0].numpy()
     inner = tuple(slice(n // 2, n // 2 + m) for n, m in zip(extra, image.shape, strict=True))
-    return np.ascontiguousarray(distance[inner], dtype=np.float32)
+    return np.ascontiguousarray(distances[(slice(None), *inner)], dtype=np.float32)
 
 
 def _onto(distance: Volume, grid: Grid) -> Float32:
@@ -236,8 +365,12 @@ def _builtin_card() -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _builtin() -> tuple["SynthStrip", Mapping[str, Any]]:
-    """The network that comes with the package, and its card."""
+def builtin() -> tuple["SynthStrip", Mapping[str, Any]]:
+    """The network that comes with the package, and its card.
+
+    Raises:
+        BundleError: the weights are not those of the card.
+    """
     from safetensors.torch import load
 
     from brainmets.network.synthstrip import StripSizes, SynthStrip
@@ -255,8 +388,12 @@ def _builtin() -> tuple["SynthStrip", Mapping[str, Any]]:
     return network, card
 
 
-def _synthstrip(path: Path) -> "SynthStrip":
-    """SynthStrip with a published checkpoint: a dict that holds ``model_state_dict``."""
+def load_synthstrip(path: Path) -> "SynthStrip":
+    """SynthStrip with a published checkpoint: a dict that holds ``model_state_dict``.
+
+    Raises:
+        BundleError: no such file, or not SynthStrip's checkpoint.
+    """
     import torch
 
     from brainmets.network.synthstrip import SynthStrip
@@ -299,7 +436,7 @@ def _stripped_brain(turned: Volume, *, certain: bool) -> Mask | None:
     mask = _solid(shown)
     is_brain_sized = BRAIN_LITRES[0] <= mask.sum() * litres_a_voxel <= BRAIN_LITRES[1]
     is_one_object = np.count_nonzero(shown & ~mask) <= 0.01 * mask.sum()
-    ends_within_field = _edge_contact(mask) < 0.35
+    ends_within_field = edge_contact(mask) < 0.35
     return mask if is_brain_sized and is_one_object and ends_within_field else None
 
 
@@ -308,16 +445,6 @@ def _background(data: npt.NDArray[np.generic]) -> np.generic:
     faces = [np.take(data, end, axis=axis).ravel() for axis in range(3) for end in (0, -1)]
     values, counts = np.unique(np.concatenate(faces), return_counts=True)
     return values[counts.argmax()]  # type: ignore[no-any-return]
-
-
-def _edge_contact(mask: Mask) -> float:
-    """The largest share of its widest cross-section that the mask shows on a face of the field."""
-    contact = 0.0
-    for axis in range(3):
-        others = tuple({0, 1, 2} - {axis})
-        areas = mask.sum(axis=others)
-        contact = max(contact, float(max(areas[0], areas[-1]) / max(areas.max(), 1)))
-    return contact
 
 
 # --- masks ------------------------------------------------------------------------
@@ -350,12 +477,23 @@ def _in_ras_order(volume: Volume) -> Volume:
     return reorient(volume, nearest_ras_order(volume.grid))
 
 
-def _brain(
-    volume: Volume, turned_mask: Mask, extractor: str, version: str, sha256: str | None
-) -> Brain:
-    mask = np.ascontiguousarray(nearest_ras_order(volume.grid).backward(turned_mask))
-    notes = quality_notes(mask, volume.grid)
-    return Brain(Volume(mask, volume.grid), extractor, version, sha256, notes)
+@dataclass(frozen=True)
+class Used:
+    """Which extractor made a mask."""
+
+    extractor: str
+    version: str
+    sha256: str | None
+
+
+def _brain(volume: Volume, turned_mask: Mask, used: Used, notes: tuple[str, ...]) -> Brain:
+    mask = volume.with_data(_as_stored(volume, turned_mask))
+    return Brain(mask, used.extractor, used.version, used.sha256, notes)
+
+
+def _as_stored(volume: Volume, turned_mask: Mask) -> Mask:
+    """A mask in nearest-RAS order, in the scan's own order."""
+    return np.ascontiguousarray(nearest_ras_order(volume.grid).backward(turned_mask))
 
 
 def _require_contrast(volume: Volume) -> None:

@@ -1,83 +1,141 @@
-"""Training the built-in brain extractor on heads that are synthesised as it learns."""
+"""Training a brain extractor on heads that are synthesised as it learns.
+
+The built-in extractor comes from here, and so does a network of SynthStrip's own shape, on
+which its line can be tried without the published weights.
+"""
 
 import hashlib
+import json
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from brainmets.errors import ReadError
+from brainmets.errors import ConfigError, ReadError, RunError
 from brainmets.io.storage import whole_file, write_json
 from brainmets.network.synthstrip import StripSizes, SynthStrip
-from brainmets.training.synthetic_heads import (
-    COARSE_MM,
-    FURTHEST_MM,
-    Dice,
-    Head,
-    draw,
-    read_heads,
-    variant,
-)
+from brainmets.training.chance import Chance
+from brainmets.training.extractor_scores import measure
+from brainmets.training.heads import FURTHEST_MM, Head, read_heads
+from brainmets.training.synthetic_heads import Example, Frame, draw
 
-SIZES = StripSizes(features=8, most_features=64, levels=5, convolutions=2)
 HEADS = {"training": range(1, 15), "tuning": range(15, 17), "test": range(17, 21)}
 """Which of SynthSeg's label maps serve for what."""
-BORDERS_MM = tuple(x / 4 for x in range(-4, 17))
-MEASURED_IMAGES = 40
-TUNING_SEED, TESTING_SEED = 715, 1720
-LEARNING_RATE = 8e-4
 OUTPUT_SCALE_MM = 10.0
 """While learning, the network's output times this is the distance; folded in at the end."""
-Example = tuple[Tensor, Tensor, Tensor]
-"""Image, signed distance (mm), field of view: each of shape WINDOW."""
+CHECKPOINT_EVERY = 100
+REPORT_EVERY = 25
 Progress = Callable[[int, int, float], None]
 """Called with the step done, all steps, and the mean loss since the last call."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is trained: the network's shape and the windows it sees."""
+
+    sizes: StripSizes
+    frame: Frame
+
+
+DESIGNS = {
+    "builtin": Design(
+        StripSizes(features=24, most_features=64, levels=4, block=2, fields=2),
+        Frame((80, 96, 80), 2.0),
+    ),
+    "synthstrip": Design(StripSizes(), Frame((64, 64, 64), 1.0, wander=True)),
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how a network is trained.
+
+    Attributes:
+        steps: images seen, one a step, each of them new.
+        seed: of weights and images.
+        learning_rate: AdamW's peak, reached after a twentieth of the steps, then half a
+            cosine down.
+        precision: ``"bf16"`` or ``"f32"`` arithmetic in the network.
+    """
+
+    steps: int = 2600
+    seed: int = 1
+    learning_rate: float = 8e-4
+    precision: str = "f32"
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.steps < 1 or self.learning_rate <= 0 or self.precision not in ("bf16", "f32"):
+            raise ConfigError(
+                f"{self}: expected 1 step or more, a rate above 0, precision 'bf16' or 'f32'"
+            )
+
+
+@dataclass
+class Run:
+    """A training run: what its checkpoint holds."""
+
+    network: SynthStrip
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
 
 
 def train_extractor(
     anatomy_folder: Path,
     out: Path,
+    schedule: Schedule,
     *,
-    steps: int = 3000,
-    seed: int = 1,
+    design: str = "builtin",
+    most_seconds: float = math.inf,
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Train on label maps 01–14, choose the border on 15–16, test on 17–20.
+) -> dict[str, Any] | None:
+    """Train on label maps 01–14, choose the borders on 15–16, test on 17–20.
 
     Args:
         anatomy_folder: holds ``training_seg_01.nii.gz`` … ``_20.nii.gz`` (SynthSeg's maps).
-        out: the ``.safetensors`` file to write; the card gets the same name with ``.json``.
-        steps: images seen, one a step; every second one is a variant of one seen before.
-        seed: fixes weights and images; threads and CPU type may change the last digits.
+        out: the file to write: the built-in extractor as ``.safetensors``, with its card in
+            a ``.json`` of the same name; SynthStrip's shape as a checkpoint such as
+            ``synthstrip.1.pt``. A run's state is kept beside it until it is whole.
+        schedule: steps, seed, rate and precision.
+        design: a name in :data:`DESIGNS`.
+        most_seconds: after this long the run stops at a checkpoint; started again, it goes on.
         progress: called every 25 steps.
 
     Returns:
-        The card.
+        The card; None if the run stopped before its end, or for SynthStrip's shape.
 
     Raises:
+        ConfigError: no such design, or a checkpoint of a run of other settings.
         ReadError: a label map is missing or unusable.
+        RunError: the loss is no longer finite.
         WriteError: ``out`` cannot be written.
     """
+    if design not in DESIGNS:
+        raise ConfigError(f"design {design!r}; expected one of {', '.join(DESIGNS)}")
     training, tuning, testing = (_paths(anatomy_folder, n) for n in HEADS.values())
-    network = fit(read_heads(training), SIZES, steps=steps, seed=seed, progress=progress)
-    with whole_file(out) as temporary:
-        temporary.write_bytes(save({k: v.contiguous() for k, v in network.state_dict().items()}))
-    card = {
-        **describe(steps, seed),
-        **measure(network, read_heads(tuning), read_heads(testing)),
-        "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
-    }
-    write_json(out.with_suffix(".json"), card)
-    return card
+    checkpoint = out.with_name(out.name + ".checkpoint")
+    deadline = time.monotonic() + most_seconds
+    network = fit(
+        read_heads(training), DESIGNS[design], schedule, checkpoint,
+        deadline=deadline, progress=progress,
+    )  # fmt: skip
+    if network is None:
+        return None
+    if design == "synthstrip":
+        _write_checkpoint(network, out)
+        return None
+    return _write_builtin(network, out, schedule, [read_heads(tuning), read_heads(testing)])
 
 
 def _paths(folder: Path, numbers: Sequence[int]) -> list[Path]:
@@ -87,114 +145,135 @@ def _paths(folder: Path, numbers: Sequence[int]) -> list[Path]:
     return paths
 
 
-def describe(steps: int, seed: int) -> dict[str, Any]:
-    """The part of the card that is known before any result."""
+def _write_checkpoint(network: SynthStrip, out: Path) -> None:
+    """As SynthStrip's own weights are stored."""
+    with whole_file(out) as temporary:
+        torch.save({"model_state_dict": _weights(network)}, temporary)
+
+
+def _write_builtin(
+    network: SynthStrip, out: Path, schedule: Schedule, held_out: Sequence[list[Head]]
+) -> dict[str, Any]:
+    """Weights in float16 and their card; the figures are those of the rounded weights."""
+    rounded = {name: tensor.half() for name, tensor in _weights(network).items()}
+    network.load_state_dict(rounded)
+    with whole_file(out) as temporary:
+        temporary.write_bytes(save(rounded))
+    card = {
+        **describe(schedule),
+        **measure(network, DESIGNS["builtin"].frame, *held_out),
+        "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
+    }
+    write_json(out.with_suffix(".json"), card)
+    return card
+
+
+def _weights(network: SynthStrip) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+
+
+def describe(schedule: Schedule) -> dict[str, Any]:
+    """The part of the built-in extractor's card that is known before any result."""
     names = {part: [f"training_seg_{n:02d}" for n in numbers] for part, numbers in HEADS.items()}
+    design = DESIGNS["builtin"]
     return {
         "name": "brainmets built-in brain extractor",
-        "version": "1",
-        "architecture": asdict(SIZES),
-        "spacing_mm": COARSE_MM,
+        "version": "3",
+        "architecture": asdict(design.sizes),
+        "spacing_mm": design.frame.spacing_mm,
         "recipe": {
+            **asdict(schedule),
+            "command": "brainmets models train-extractor MAPS --out extractor.safetensors "
+            f"--steps {schedule.steps} --seed {schedule.seed}",
             "images": "synthetic heads of random contrast, drawn anew each step",
-            "steps": steps,
-            "seed": seed,
+            "window": "×".join(map(str, design.frame.shape)),
             "optimiser": "AdamW, one-cycle",
-            "learning_rate": LEARNING_RATE,
-            "precision": "bfloat16 autocast",
         },
         "data": {
             **names,
             "source": "SynthSeg training label maps (BBillot/SynthSeg), Apache-2.0",
             "contract": "brain + CSF; the spinal canal ends 5 mm below brain stem and cerebellum",
+            "second field": "tissue: brain and ventricles, sulci up to 4 mm wide closed",
         },
         "limits": [
             "trained on images synthesised from 14 label maps of adults, on no real scan",
-            "works at 3 mm: thin sulci and dura at the surface are decided by interpolation",
+            "works at 2 mm; the edge between voxels is interpolated",
             "not tested on newborns, after large craniotomies, or on other than head scans",
         ],
         "licence": "Apache-2.0",
     }
 
 
-def measure(network: SynthStrip, tuning: list[Head], testing: list[Head]) -> dict[str, Any]:
-    """Choose the border on tuning heads; recall and Dice on those and on test heads."""
-    tuned = mask_scores(network, tuning, BORDERS_MM, images=MEASURED_IMAGES, seed=TUNING_SEED)
-    border = choose_border(tuned, BORDERS_MM)
-    place = BORDERS_MM.index(border)
-    tested = mask_scores(network, testing, [border], images=MEASURED_IMAGES, seed=TESTING_SEED)
-    results = {
-        "tuning, simulated": _summary(tuned[:, place]),
-        "test, simulated": _summary(tested[:, 0]),
-    }
-    return {"border_mm": border, "results": results}
-
-
-def _summary(scores: npt.NDArray[np.float64]) -> dict[str, float]:
-    recall, dice = scores[~np.isnan(scores[:, 0])].T
-    return {
-        "images": len(dice),
-        "median_recall": round(float(np.median(recall)), 4),
-        "mean_recall": round(float(recall.mean()), 4),
-        "least_recall": round(float(recall.min()), 4),
-        "mean_dice": round(float(dice.mean()), 4),
-        "least_dice": round(float(dice.min()), 4),
-    }
-
-
-def example(heads: list[Head], seed: int, number: int, *, only_t1: bool = False) -> Example:
-    """Example ``number`` of a seed: a function of these alone, whichever thread draws it."""
-    return draw(heads, Dice(seed * 1_000_003 + number), only_t1=only_t1)
-
-
-def _examples(heads: list[Head], seed: int, count: int) -> Iterator[Example]:
-    """``count`` examples, each of :func:`example` followed some steps later by its variant.
-
-    Drawing costs as much as learning, so it happens in another thread, and serves twice.
-    """
-    fresh = -(-count // 2)
-    recent: deque[Example] = deque(maxlen=8)
-    with ThreadPoolExecutor(1) as pool:
-        ahead = deque(pool.submit(example, heads, seed, n) for n in range(min(3, fresh)))
-        for number in range(count):
-            if number % 2 == 0:
-                recent.append(ahead.popleft().result())
-                if number // 2 + 3 < fresh:
-                    ahead.append(pool.submit(example, heads, seed, number // 2 + 3))
-                yield recent[-1]
-            else:
-                yield variant(recent[0], Dice(seed * 1_000_003 + 500_000 + number))
+# --- the loop -------------------------------------------------------------------
 
 
 def fit(
     heads: list[Head],
-    sizes: StripSizes,
+    design: Design,
+    schedule: Schedule,
+    checkpoint: Path,
     *,
-    steps: int,
-    seed: int,
+    deadline: float = math.inf,
     progress: Progress | None = None,
-) -> SynthStrip:
-    """A network trained for ``steps`` images of ``heads``."""
+) -> SynthStrip | None:
+    """A network trained on ``heads``, in evaluation mode; None if time ran out.
+
+    The run is a function of heads, design, schedule and seed: bit for bit in float32 on one
+    machine, in however many legs; bfloat16 is not repeatable to the last bit on every
+    processor.
+    """
+    run, settings = _start(design, schedule), _settings(heads, design, schedule)
+    if checkpoint.is_file():
+        _resume(run, checkpoint, settings)
+    for image in _examples(heads, design.frame, schedule, run.step):
+        if time.monotonic() >= deadline:
+            _save(run, checkpoint, settings)
+            return None
+        run.losses.append(_learn(run, image, schedule))
+        if run.step % CHECKPOINT_EVERY == 0:
+            _save(run, checkpoint, settings)
+        if progress and (run.step % REPORT_EVERY == 0 or run.step == schedule.steps):
+            progress(run.step, schedule.steps, float(np.mean(run.losses[-REPORT_EVERY:])))
+    _save(run, checkpoint, settings)
+    return _fold_in_scale(run.network).eval()
+
+
+def example(heads: list[Head], frame: Frame, seed: int, number: int) -> Example:
+    """Example ``number`` of a seed: a function of these alone, whichever thread draws it."""
+    return draw(heads, frame, Chance(seed * 1_000_003 + number))
+
+
+def _examples(heads: list[Head], frame: Frame, schedule: Schedule, first: int) -> Iterator[Example]:
+    """Examples ``first`` … ``steps`` - 1, drawn ahead in another thread."""
+    with ThreadPoolExecutor(1) as pool:
+        numbers = iter(range(first, schedule.steps))
+        ahead = deque(
+            pool.submit(example, heads, frame, schedule.seed, n) for n in islice(numbers, 3)
+        )
+        while ahead:
+            drawn = ahead.popleft().result()
+            if (number := next(numbers, None)) is not None:
+                ahead.append(pool.submit(example, heads, frame, schedule.seed, number))
+            yield drawn
+
+
+def _settings(heads: list[Head], design: Design, schedule: Schedule) -> str:
+    """What a checkpoint must have in common with the run that goes on from it."""
+    centres = [head.centre for head in heads]
+    return json.dumps([asdict(design), asdict(schedule), centres], sort_keys=True)
+
+
+def _start(design: Design, schedule: Schedule) -> Run:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = _start(SynthStrip(sizes))
+        torch.manual_seed(schedule.seed)
+        network = _initialised(SynthStrip(design.sizes))
     # torch's annotations of ``to`` lack memory_format
     network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, LEARNING_RATE, total_steps=max(steps, 2), pct_start=0.1
-    )
-    losses = []
-    for step, (image, distance, seen) in enumerate(_examples(heads, seed, steps), 1):
-        losses.append(_learn(network, optimiser, image, distance, seen))
-        schedule.step()
-        if progress and (step % 25 == 0 or step == steps):
-            progress(step, steps, float(np.mean(losses)))
-            losses.clear()
-    return _fold_in_scale(network).eval()
+    optimiser = torch.optim.AdamW(network.parameters(), schedule.learning_rate, betas=(0.9, 0.99))
+    return Run(network, optimiser)
 
 
-def _start(network: SynthStrip) -> SynthStrip:
+def _initialised(network: SynthStrip) -> SynthStrip:
     """Weights that keep the signal's size through all layers (He 2015); there is no norm layer."""
     for name, parameter in network.named_parameters():
         if name.endswith("weight"):
@@ -217,82 +296,73 @@ def _fold_in_scale(network: SynthStrip) -> SynthStrip:
     return network
 
 
-def _learn(
-    network: SynthStrip,
-    optimiser: torch.optim.Optimizer,
-    image: Tensor,
-    distance: Tensor,
-    seen: Tensor,
-) -> float:
-    batch = image[None, None].to(memory_format=torch.channels_last_3d)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        predicted = network(batch)[0, 0].float() * OUTPUT_SCALE_MM
-    loss = distance_loss(predicted, distance, seen)
-    optimiser.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    optimiser.step()
-    return float(loss.detach())
+def learning_rate(schedule: Schedule, step: int) -> float:
+    """Linear warm-up over a twentieth of the steps, then half a cosine to nearly 0."""
+    warm = max(1, schedule.steps // 20)
+    if step < warm:
+        return schedule.learning_rate * (step + 1) / warm
+    share = (step - warm) / max(1, schedule.steps - warm)
+    return schedule.learning_rate * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-def distance_loss(predicted: Tensor, distance: Tensor, seen: Tensor) -> Tensor:
-    """Mean absolute error (mm) of clamped distances, five times heavier at the surface."""
-    weight = seen * (1 + 4 * torch.exp(-distance.abs() / 3))
-    bounded = predicted + (predicted.clamp(-FURTHEST_MM, FURTHEST_MM) - predicted) * 0.9
-    return ((bounded - distance).abs() * weight).sum() / weight.sum().clamp_min(1)
-
-
-def mask_scores(
-    network: SynthStrip, heads: list[Head], borders_mm: Sequence[float], *, images: int, seed: int
-) -> npt.NDArray[np.float64]:
-    """Recall and Dice on synthetic T1 images, shape (images, borders, 2).
-
-    Both distance fields are brought to the fine grid and cut, the true one at 0 and the
-    predicted one at each border; voxels outside the field of view do not count. An image
-    that shows no brain gives NaN.
-    """
-    return np.array(
-        [
-            _scores_of(network, *example(heads, seed, n, only_t1=True), borders_mm)
-            for n in range(images)
-        ]
+def _learn(run: Run, drawn: Example, schedule: Schedule) -> float:
+    """One optimiser step."""
+    for group in run.optimiser.param_groups:
+        group["lr"] = learning_rate(schedule, run.step)
+    batch = drawn.image[None, None].to(memory_format=torch.channels_last_3d)
+    with torch.autocast("cpu", torch.bfloat16, enabled=schedule.precision == "bf16"):
+        predicted = run.network(batch)[0]
+    loss = distance_loss(
+        predicted.float() * OUTPUT_SCALE_MM, drawn.distances[: len(predicted)], drawn.seen
     )
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise RunError(f"the loss is {value} at step {run.step}; lower the learning rate")
+    run.optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_(run.network.parameters(), 1.0)
+    run.optimiser.step()
+    run.step += 1
+    return value
 
 
-def _scores_of(
-    network: SynthStrip,
-    image: Tensor,
-    distance: Tensor,
-    seen: Tensor,
-    borders_mm: Sequence[float],
-) -> list[tuple[float, float]]:
-    with torch.inference_mode():
-        predicted = network(image[None, None])
-    shown = _finer(seen[None, None]) > 0.5
-    fine, truth = _finer(predicted), (_finer(distance[None, None]) < 0) & shown
-    if not truth.any():
-        return [(math.nan, math.nan)] * len(borders_mm)
-    scores = []
-    for border in borders_mm:
-        mask = (fine < border) & shown
-        both = float((mask & truth).sum())
-        scores.append((both / float(truth.sum()), 2 * both / float(mask.sum() + truth.sum())))
-    return scores
+def distance_loss(predicted: Tensor, distances: Tensor, seen: Tensor) -> Tensor:
+    """Mean absolute error (mm) of clamped distances, five times heavier at the surface.
 
-
-def _finer(field: Tensor) -> Tensor:
-    return nn.functional.interpolate(field, scale_factor=2.0, mode="trilinear")
-
-
-def choose_border(
-    scores: npt.NDArray[np.float64], borders_mm: Sequence[float], *, recall: float = 0.99
-) -> float:
-    """The border of best mean Dice among those whose median recall is at least ``recall``.
-
-    ``scores`` are those of :func:`mask_scores` on heads kept for tuning. Where no border
-    reaches the recall, the one that comes closest is taken.
+    Args:
+        predicted: (fields, x, y, z).
+        distances: the true ones, of the same shape.
+        seen: (x, y, z); what lies outside the field of view does not count.
     """
-    recalls, dice = np.nanmedian(scores[:, :, 0], axis=0), np.nanmean(scores[:, :, 1], axis=0)
-    enough = recalls >= recall
-    best = np.where(enough, dice, -1).argmax() if enough.any() else recalls.argmax()
-    return float(borders_mm[int(best)])
+    weight = seen * (1 + 4 * torch.exp(-distances.abs() / 3))
+    bounded = predicted + (predicted.clamp(-FURTHEST_MM, FURTHEST_MM) - predicted) * 0.9
+    return ((bounded - distances).abs() * weight).sum() / weight.sum().clamp_min(1)
+
+
+# --- checkpoints ------------------------------------------------------------------
+
+
+def _save(run: Run, checkpoint: Path, settings: str) -> None:
+    with whole_file(checkpoint) as temporary:
+        torch.save(
+            {
+                "settings": settings,
+                "step": run.step,
+                "losses": run.losses,
+                "network": run.network.state_dict(),
+                "optimiser": run.optimiser.state_dict(),
+            },
+            temporary,
+        )
+
+
+def _resume(run: Run, checkpoint: Path, settings: str) -> None:
+    saved: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+    if saved["settings"] != settings:
+        raise ConfigError(
+            f"{checkpoint.name}: holds a run of other settings or heads; choose another output, "
+            "or delete it to start over"
+        )
+    run.network.load_state_dict(saved["network"])
+    run.optimiser.load_state_dict(saved["optimiser"])
+    run.step, run.losses = saved["step"], saved["losses"]

@@ -1,0 +1,313 @@
+"""What the built-in brain extractor keeps, how well it fits, and what it costs.
+
+Parts: ``scans`` (real heads, and label maps 17–20 simulated in four contrasts, MindGrab side by
+side), ``lesions`` (200 simulated ones near the surface), ``perturbed`` (heads that are rotated,
+cropped, thick or noisy: does the mask suffer, and is it told?), ``time``; and ``tuning``: what the
+warnings look at, on label maps 15–16, where their limits were set. Masks of MindGrab take minutes
+each: with ``--mindgrab`` those that are missing are computed; they are kept in the cache.
+
+    BRAINMETS_DATA=FOLDER python benchmarks/brain.py [--parts scans,time] [--synthstrip FILE]
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+import mindgrab
+from brain_scans import BRAIN, CONTRASTS, MAPS, TISSUE, Target, anatomy_path, simulated, targets
+from brain_times import time_rows
+from brainmets.config import Recipe
+from brainmets.preprocess.brain import (
+    Brain,
+    builtin,
+    builtin_sha256,
+    cut,
+    extract_brain,
+    find_surfaces,
+    tissue_mask,
+)
+from brainmets.preprocess.brain_quality import (
+    bright_spots,
+    crossed_share,
+    edge_contact,
+    edge_slope,
+)
+from brainmets.preprocess.prepare import bounding_box, grown
+from brainmets.preprocess.resample import resample
+from brainmets.simulate.anatomy import read_anatomy
+from brainmets.simulate.contrast import Style, render, warp
+from brainmets.simulate.metastases import Plan, paint
+from brainmets.simulate.scanner import NEUROLOGICAL, Protocol, acquire, acquire_truth
+from brainmets.training.heads import brain_of, signed_distance
+from brainmets.volume import Grid, Volume, apply, to_nearest_ras
+from record import RESULTS, write
+
+Mask = npt.NDArray[np.bool_]
+MARGIN_MM = Recipe().brain_margin_mm
+TUNING_MAPS = (15, 16)
+LESIONS_A_HEAD, HEADS_A_MAP = 50, 1
+NEAR_MM = 3.0
+COMPARED = ("map_17_T1c", "map_18_T1", "map_19_T2", "map_20_FLAIR")
+"""Simulated heads on which MindGrab is run too: one of each map and contrast."""
+FALL = 0.02
+"""More than this is a fall of Dice."""
+
+
+def main() -> None:
+    """Run the parts that are asked for and put them beside those already there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", default="scans,lesions,perturbed,time")
+    parser.add_argument("--cache", type=Path, default=Path(__file__).parents[1] / "work" / "brain")
+    parser.add_argument("--scans", default="", help="beginnings of names; all if none")
+    parser.add_argument("--mindgrab", action="store_true", help="compute its missing masks")
+    parser.add_argument("--synthstrip", type=Path, help="a network of SynthStrip's shape")
+    options = parser.parse_args()
+    names = options.scans.split(",")
+
+    def chosen(name: str) -> bool:
+        return any(name.startswith(start) for start in names)
+
+    parts: dict[str, Callable[[], Any]] = {
+        "scans": lambda: [_scan_row(t, options) for t in targets() if chosen(t.name)],
+        "lesions": _lesions_kept,
+        "perturbed": lambda: list(_perturbed_rows(chosen)),
+        "tuning": lambda: list(_tuning_rows()),
+        "time": lambda: time_rows(options.synthstrip),
+    }
+    for part in options.parts.split(","):
+        found = parts[part]()
+        print(write("brain", {**_stored(), part: found}).read_text())
+
+
+def _stored() -> dict[str, Any]:
+    """What was measured before of the extractor that ships now."""
+    path = RESULTS / "brain.json"
+    value = json.loads(path.read_text())["value"] if path.is_file() else {}
+    return value if value.get("sha256") == builtin_sha256() else {"sha256": builtin_sha256()}
+
+
+def dice(one: Mask, other: Mask) -> float:
+    """Dice of two masks that are not both empty."""
+    both = np.count_nonzero(one & other)
+    return 2 * both / (np.count_nonzero(one) + np.count_nonzero(other))
+
+
+def kept(reference: Mask, mask: Mask) -> float:
+    """Share of the reference that the mask keeps."""
+    return np.count_nonzero(reference & mask) / np.count_nonzero(reference)
+
+
+def _widened(brain: Brain) -> Mask:
+    """The mask as the line uses it: grown by the recipe's margin."""
+    return np.asarray(grown(brain.mask, MARGIN_MM).data)
+
+
+# --- scans ------------------------------------------------------------------------
+
+
+def _scan_row(target: Target, options: argparse.Namespace) -> dict[str, Any]:
+    """Dice of each mask with the reference of its own kind, and what the contract mask keeps."""
+    scan, masks = target.read()
+    brain = extract_brain(scan, extractor="builtin")
+    both = "tissue_border_mm" in builtin()[1]
+    tissue = tissue_mask(scan) if both else brain.mask
+    main = masks[target.kind].data
+    found = {BRAIN: brain.mask.data, TISSUE: tissue.data}
+    row = {
+        "scan": target.name,
+        "group": target.group,
+        "reference": target.kind,
+        "tissue_by": TISSUE if both else BRAIN,
+        "recall": round(kept(main, brain.mask.data), 5),
+        "recall_with_margin": round(kept(main, _widened(brain)), 5),
+        "dice": {k: round(dice(found[k], mask.data), 4) for k, mask in masks.items()},
+        "litres": round(brain.mask.data.sum() * scan.grid.voxel_volume_mm3 / 1e6, 3),
+        "warnings": list(brain.notes),
+    }
+    wanted = target.name in COMPARED or not target.name.startswith("map_")
+    other = mindgrab.cached(target.name, scan, options.cache, compute=options.mindgrab and wanted)
+    if other is not None:
+        row["mindgrab"] = {
+            "dice": {k: round(dice(other, mask.data), 4) for k, mask in masks.items()},
+            "recall": round(kept(main, other), 5),
+        }
+    print(row, flush=True)
+    return row
+
+
+# --- lesions ----------------------------------------------------------------------
+
+
+def _lesions_kept() -> dict[str, Any]:
+    """200 lesions centred within 3 mm of the brain's surface."""
+    counts = np.zeros(3, int)
+    lost, lesions, shares = 0, 0, []
+    for number in MAPS:
+        for image in range(HEADS_A_MAP):
+            for places, mask, wide in _surface_lesions(number, image):
+                inside = np.array([len(places), mask[places].sum(), wide[places].sum()])
+                counts += [np.count_nonzero(places), *inside[1:]]
+                lost += inside[1] == 0
+                lesions += 1
+                shares.append(inside[1] / np.count_nonzero(places))
+        print("lesions", number, lesions, counts, lost, flush=True)
+    return {
+        "lesions": lesions,
+        "voxels_in_brain_and_csf": int(counts[0]),
+        "kept_without_margin": round(counts[1] / counts[0], 5),
+        "kept_with_margin": round(counts[2] / counts[0], 5),
+        "lost_whole": int(lost),
+        "least_share_of_a_lesion_without_margin": round(float(min(shares)), 4),
+    }
+
+
+def _surface_lesions(number: int, image: int) -> Iterator[tuple[Mask, Mask, Mask]]:
+    """For each lesion its voxels within brain + CSF, the mask, and the mask with its margin."""
+    rng = np.random.default_rng([number, image, 200])
+    head = warp(read_anatomy(anatomy_path(number)), rng)
+    signal = render(head, Style(spin_echo=False, contrast=True), rng)
+    brain = brain_of(head.labels)
+    plans = _plan_near_surface(brain, rng)
+    protocol = Protocol((1.0, 1.0, 1.0), NEUROLOGICAL, (0.0, 0.0, 0.0), 0.03, 0.15)
+    paint(signal, head, plans, rng)
+    scan = acquire(signal, protocol, rng)
+    inside = acquire_truth(brain.astype(np.float32), protocol).data > 0
+    found = extract_brain(scan, extractor="builtin")
+    wide = _widened(found)
+    for plan in plans:
+        yield _ball(plan, inside.shape) & inside, found.mask.data, wide
+
+
+def _plan_near_surface(brain: Mask, rng: np.random.Generator) -> tuple[Plan, ...]:
+    near = np.argwhere(np.abs(signed_distance(brain)) < NEAR_MM)
+    near = near[brain[tuple(near.T)]]
+    plans: list[Plan] = []
+    while len(plans) < LESIONS_A_HEAD:
+        x, y, z = (int(i) for i in near[rng.integers(len(near))])
+        diameter = float(np.exp(rng.uniform(np.log(3), np.log(18))))
+        plan = Plan((x, y, z), diameter, "solid" if diameter < 7 else "ring",
+                    float(rng.uniform(1.35, 2.5)))  # fmt: skip
+        apart = [np.linalg.norm(np.subtract(plan.centre_vox, other.centre_vox)) for other in plans]
+        if all(a > 18 for a in apart):
+            plans.append(plan)
+    return tuple(plans)
+
+
+def _ball(plan: Plan, shape: tuple[int, ...]) -> Mask:
+    axes = np.ogrid[tuple(slice(n) for n in shape)]
+    squares = sum((a - c) ** 2 for a, c in zip(axes, plan.centre_vox, strict=True))
+    return np.asarray(squares <= (plan.diameter_mm / 2) ** 2)
+
+
+# --- tuning -----------------------------------------------------------------------
+
+
+def _tuning_rows() -> Iterator[dict[str, Any]]:
+    """What the warnings look at, on heads as they are: label maps 15–16 in four contrasts."""
+    network, card = builtin()
+    for number in TUNING_MAPS:
+        for contrast in CONTRASTS:
+            scan, masks = simulated(number, contrast)
+            turned = to_nearest_ras(scan)
+            found = find_surfaces(turned, network, card["spacing_mm"])
+            inner = found.tissue or found.brain
+            truth = to_nearest_ras(masks[BRAIN]).data
+            tissue = to_nearest_ras(masks[TISSUE]).data
+            cuts = {b: cut(found.brain, b, turned.grid) for b in (0.0, 0.5, 1.0, 1.5, 2.0)}
+            cores = {b: cut(inner, b, turned.grid) for b in (-0.5, 0.0, 0.5)}
+            row = {
+                "scan": f"map_{number}_{contrast}",
+                "slope": round(edge_slope(found.brain), 3),
+                "mirrored_mm": round(found.mirrored, 3),
+                "crossed": round(crossed_share(found.brain, inner), 4),
+                "edge": round(edge_contact(cuts[1.0]), 4),
+                "spots": len(bright_spots(turned, cuts[1.0])),
+                "brain": {b: (round(dice(m, truth), 4), round(kept(truth, m), 4))
+                          for b, m in cuts.items()},
+                "tissue": {b: round(dice(m, tissue), 4) for b, m in cores.items()},
+            }  # fmt: skip
+            print(row, flush=True)
+            yield row
+
+
+# --- perturbed --------------------------------------------------------------------
+
+
+def _perturbed_rows(chosen: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
+    """Each head as it is, then perturbed: Dice with brain + CSF, and warnings."""
+    for number in MAPS:
+        if not chosen(f"map_{number}_T1c"):
+            continue
+        scan, masks = simulated(number, "T1c")
+        start = _judged(scan, masks[BRAIN])
+        for name, perturb in PERTURBATIONS.items():
+            changed, reference = perturb(scan, masks[BRAIN])
+            row = {"scan": f"map_{number}_T1c", "perturbation": name,
+                   **_judged(changed, reference), "dice_before": start["dice"]}  # fmt: skip
+            row["fall"] = round(row["dice_before"] - row["dice"], 4)
+            print(row, flush=True)
+            yield row
+
+
+def _judged(scan: Volume, reference: Volume) -> dict[str, Any]:
+    brain = extract_brain(scan, extractor="builtin")
+    return {
+        "dice": round(dice(brain.mask.data, reference.data), 4),
+        "recall": round(kept(reference.data, brain.mask.data), 5),
+        "warnings": list(brain.notes),
+    }
+
+
+def _rotated(axes: tuple[int, int], scan: Volume, brain: Volume) -> tuple[Volume, Volume]:
+    """By 30° about the head's centre; the field grows to hold it."""
+    low = float(scan.data.min())
+    image = ndimage.rotate(scan.data.astype(np.float32), 30, axes, order=1, cval=low)
+    mask = ndimage.rotate(brain.data.astype(np.float32), 30, axes, order=1) >= 0.5
+    grid = Grid(image.shape, scan.grid.affine)
+    return Volume(image, grid), Volume(mask, grid)
+
+
+def _cropped(part: str, scan: Volume, brain: Volume) -> tuple[Volume, Volume]:
+    """Without the brain's upper 25 mm, or its lower 20 mm and all below."""
+    rows = bounding_box(brain.data)[2]
+    keep = slice(None, rows.stop - 25) if part == "crown" else slice(rows.start + 20, None)
+    affine = scan.grid.affine.copy()
+    affine[:3, 3] = apply(affine, np.array([0, 0, keep.start or 0]))
+    image, mask = scan.data[:, :, keep], brain.data[:, :, keep]
+    return Volume(image, Grid(image.shape, affine)), Volume(mask, Grid(image.shape, affine))
+
+
+def _thick(scan: Volume, brain: Volume) -> tuple[Volume, Volume]:
+    """Slices of 5 mm."""
+    image = resample(scan, (1.0, 1.0, 5.0))
+    share = resample(brain.with_data(brain.data.astype(np.float32)), (1.0, 1.0, 5.0))
+    return image, share.with_data(share.data >= 0.5)
+
+
+def _noisy(scan: Volume, brain: Volume) -> tuple[Volume, Volume]:
+    """Three times the noise: Rayleigh's mean in the air tells how much there is."""
+    data = scan.data.astype(np.float32)
+    level = float(data[:8, -8:, -8:].mean()) / 1.2533 * np.sqrt(8)
+    rng = np.random.default_rng(9)
+    real, imaginary = (level * rng.standard_normal(data.shape, np.float32) for _ in range(2))
+    return scan.with_data(np.hypot(data + real, imaginary)), brain
+
+
+PERTURBATIONS = {
+    "nodded by 30°": lambda s, b: _rotated((1, 2), s, b),
+    "turned by 30°": lambda s, b: _rotated((0, 1), s, b),
+    "cropped at the crown": lambda s, b: _cropped("crown", s, b),
+    "cropped at the neck": lambda s, b: _cropped("neck", s, b),
+    "5 mm slices": _thick,
+    "noise × 3": _noisy,
+}
+
+
+if __name__ == "__main__":
+    main()

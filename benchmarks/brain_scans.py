@@ -1,0 +1,142 @@
+"""The scans on which brain extractors are compared, each with the masks it is held against.
+
+Two surfaces exist for a brain, and tools differ in which one they draw: *brain + CSF*, all
+that lies inside the dura, and *tissue*, the brain's own surface with ventricles and narrow
+sulci inside. A reference belongs to one of them, and a mask is scored against the reference
+of its own kind.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from brainmets.io import nifti
+from brainmets.simulate.anatomy import Anatomy, read_anatomy
+from brainmets.simulate.contrast import (
+    DEEP_GREY,
+    FLUID,
+    GREY,
+    WHITE,
+    Style,
+    render,
+    smooth_noise,
+    warp,
+)
+from brainmets.simulate.scanner import NEUROLOGICAL, Protocol, acquire, acquire_truth
+from brainmets.training.heads import brain_of, tissue_of
+from brainmets.volume import Grid, Volume
+
+BRAIN, TISSUE = "brain + CSF", "tissue"
+CONTRASTS = ("T1c", "T1", "T2", "FLAIR")
+MAPS = (17, 18, 19, 20)
+CACHE = Path(__file__).parents[1] / "work" / "brain"
+"""What takes long to make is kept here; the folder may be deleted."""
+Span = tuple[float, float]
+SIGNALS: dict[str, dict[tuple[int, ...], Span]] = {
+    "T2": {
+        WHITE: (0.95, 1.05), GREY: (1.2, 1.5), DEEP_GREY: (0.95, 1.2), FLUID: (2.0, 3.0),
+        (16, 85): (0.95, 1.1), (507, 516, 502): (0.4, 1.0), (511, 512): (0.8, 2.0),
+        (515, 509): (0.05, 0.3), (514, 530): (0.2, 2.0), (506, 508): (1.5, 3.0),
+    },
+    "FLAIR": {
+        WHITE: (0.95, 1.05), GREY: (1.15, 1.4), DEEP_GREY: (1.05, 1.25), FLUID: (0.1, 0.3),
+        (16, 85): (1.0, 1.15), (507, 516, 502): (0.4, 1.0), (511, 512): (0.8, 1.8),
+        (515, 509): (0.05, 0.3), (514, 530): (0.2, 1.2), (506, 508): (0.1, 0.4),
+    },
+}  # fmt: skip
+"""Signal relative to white matter, by label; the order of tissues is that of the sequences."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A scan and the masks that it is held against.
+
+    Attributes:
+        name: in tables.
+        group: in tables.
+        kind: the kind of its reference; simulated heads have both.
+        read: gives the scan and its references by kind.
+    """
+
+    name: str
+    group: str
+    kind: str
+    read: Callable[[], tuple[Volume, dict[str, Volume]]] = field(repr=False)
+
+
+def data_folder() -> Path:
+    """The folder of real scans and label maps."""
+    return Path(os.environ["BRAINMETS_DATA"])
+
+
+def targets() -> Iterator[Target]:
+    """All of them: real heads first, then label maps 17–20 in four contrasts."""
+    heads = data_folder() / "heads" / "nichart"
+    for number in range(1, 9):
+        scan, labels = heads / f"Subj{number}_T1.nii.gz", heads / f"Subj{number}_T1_DLMUSE.nii.gz"
+        read = partial(_real, scan, labels, TISSUE)
+        yield Target(f"nichart_{number}", "NiChart T1, 2 mm (real)", TISSUE, read)
+    folder = data_folder() / "scans" / "head_fg6692"
+    for name in ("t1c", "t1"):
+        read = partial(_real, folder / f"{name}.nii.gz", folder / "brainmask.nii.gz", BRAIN)
+        yield Target(f"fg6692_{name}", "head_fg6692, 5.5 mm slices (real)", BRAIN, read)
+    for contrast in CONTRASTS:
+        for number in MAPS:
+            read = partial(simulated, number, contrast)
+            yield Target(f"map_{number}_{contrast}", f"maps 17–20, {contrast}", BRAIN, read)
+
+
+def _real(scan: Path, labels: Path, kind: str) -> tuple[Volume, dict[str, Volume]]:
+    reference = nifti.read_labels(labels)
+    return nifti.read(scan).volume, {kind: reference.with_data(reference.data > 0)}
+
+
+def anatomy_path(number: int) -> Path:
+    """Label map ``number``."""
+    return data_folder() / "anatomy" / f"training_seg_{number:02d}.nii.gz"
+
+
+def simulated(number: int, contrast: str) -> tuple[Volume, dict[str, Volume]]:
+    """A whole head of 1 mm in one contrast, and both of its surfaces; kept once made."""
+    path = CACHE / f"map_{number}_{contrast}.npz"
+    if not path.is_file():
+        scan, masks = _simulate(number, contrast)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, scan=scan.data, affine=scan.grid.affine,
+                 **{kind: mask.data for kind, mask in masks.items()})  # fmt: skip
+    with np.load(path) as stored:
+        scan = Volume(stored["scan"], Grid(stored["scan"].shape, stored["affine"]))
+        return scan, {kind: scan.with_data(stored[kind]) for kind in (BRAIN, TISSUE)}
+
+
+def _simulate(number: int, contrast: str) -> tuple[Volume, dict[str, Volume]]:
+    rng = np.random.default_rng([number, CONTRASTS.index(contrast)])
+    head = warp(read_anatomy(anatomy_path(number)), rng)
+    image = signal(head, contrast, rng)
+    protocol = Protocol((1.0, 1.0, 1.0), NEUROLOGICAL, (0.0, 0.0, 0.0), 0.03, 0.15)
+    return acquire(image, protocol, rng), references(head, protocol)
+
+
+def references(head: Anatomy, protocol: Protocol) -> dict[str, Volume]:
+    """Both surfaces of a head as masks on the scan's grid."""
+    masks = {BRAIN: brain_of(head.labels), TISSUE: tissue_of(head.labels)}
+    taken = {k: acquire_truth(m.astype(np.float32), protocol) for k, m in masks.items()}
+    return {kind: mask.with_data(mask.data > 0) for kind, mask in taken.items()}
+
+
+def signal(head: Anatomy, contrast: str, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """The image before the scanner: white matter is 1."""
+    if contrast in ("T1c", "T1"):
+        return render(head, Style(spin_echo=False, contrast=contrast == "T1c"), rng)
+    means = np.full(1024, 0.7, np.float32)
+    means[0] = 0.0
+    for codes, span in SIGNALS[contrast].items():
+        means[list(codes)] = rng.uniform(*span)
+    image = means[head.labels] * (1 + 0.03 * smooth_noise(head.labels.shape, 6, rng))
+    return np.asarray(ndimage.gaussian_filter(image, 0.6), np.float32)

@@ -1,0 +1,169 @@
+"""Head label maps as the extractor learns from them: tissues, and distances to two surfaces.
+
+A brain has two surfaces. *Brain + CSF* is all that lies inside the dura; it is the contract
+of the mask that the rest of the line uses. *Tissue* is the brain's own surface, ventricles
+and narrow sulci inside, as segmentations of brain structures draw it.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.ndimage import (
+    binary_dilation,
+    binary_erosion,
+    binary_fill_holes,
+    distance_transform_edt,
+    find_objects,
+    label,
+)
+from torch import Tensor
+from torch.nn import functional
+
+from brainmets.errors import ReadError
+from brainmets.io.nifti import read_labels
+from brainmets.volume import to_nearest_ras
+
+FURTHEST_MM = 15.0
+"""Distances to a surface are clamped to this."""
+FIRST_EXTRACEREBRAL = 500
+"""Labels from here on lie outside brain and CSF in SynthSeg's label maps."""
+HINDBRAIN = (7, 8, 16, 46, 47)
+"""Cerebellum and brain stem, which end where the spinal canal begins."""
+OUTER_CSF = 24
+"""Fluid around the brain; the ventricles have labels of their own."""
+SULCUS_MM = 2.0
+"""Sulci up to twice as wide lie inside the tissue surface."""
+
+TISSUES: dict[str, tuple[int, ...]] = {
+    "air": (0,),
+    "white": (2, 41),
+    "grey": (3, 42, 17, 53, 18, 54, 26, 58),
+    "deep grey": (10, 49, 11, 50, 12, 51, 13, 52, 28, 60),
+    "csf": (24, 4, 5, 14, 15, 43, 44),
+    "cerebellar grey": (8, 47),
+    "cerebellar white": (7, 46),
+    "stem": (16,),
+    "other brain": (),
+    "soft": (507,),
+    "skin": (511,),
+    "bone": (515,),
+    "spots": (516,),
+    "sinus": (509,),
+    "vessel": (502, 514),
+    "eye": (506, 508, 530),
+    "other": (),
+}
+"""Classes that share a contrast; labels not named fall to "other brain" or "other"."""
+NAMES = tuple(TISSUES)
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Head:
+    """One subject, ready to be painted.
+
+    Attributes:
+        tissue: uint8 index into :data:`NAMES`, 1 mm voxels, shape (X, Y, Z).
+        distances: signed distances (mm) to brain + CSF and to tissue, on every second voxel
+            of a box, shape (2, x, y, z).
+        box_start: the box's first voxel in ``tissue``.
+        centre: centre of the brain in voxels of ``tissue``.
+    """
+
+    tissue: Tensor
+    distances: Tensor
+    box_start: tuple[int, int, int]
+    centre: tuple[float, float, float]
+
+
+def read_heads(paths: list[Path]) -> list[Head]:
+    """Read label maps (1 mm, FreeSurfer labels, extracerebral tissue from 500 on).
+
+    Raises:
+        ReadError: a map without brain or not of 1 mm.
+    """
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(_read_head, paths))
+
+
+def _read_head(path: Path) -> Head:
+    volume = to_nearest_ras(read_labels(path))
+    labels = volume.data.astype(np.int16)
+    if not (labels > 0).any() or not np.allclose(volume.grid.spacing_mm, 1, atol=0.01):
+        raise ReadError(f"{path.name}: expected a whole-head label map of 1 mm with a brain in it")
+    brain = brain_of(labels)
+    where = np.argwhere(brain)
+    margin = round(FURTHEST_MM) + 3
+    low = np.maximum(where.min(0) - margin, 0)
+    high = np.minimum(where.max(0) + margin + 1, brain.shape)
+    high -= (high - low) % 2
+    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    masks = (brain[box], tissue_of(labels)[box])
+    fine = torch.from_numpy(np.stack([signed_distance(mask) for mask in masks]))
+    coarse = functional.avg_pool3d(fine[None], 2)[0]
+    start, centre = low.tolist(), where.mean(0).tolist()
+    return Head(
+        torch.from_numpy(_tissue_table()[np.clip(labels, 0, 999)]),
+        coarse,
+        (start[0], start[1], start[2]),
+        (centre[0], centre[1], centre[2]),
+    )
+
+
+def brain_of(labels: npt.NDArray[np.int16]) -> Mask:
+    """Brain + CSF of a label map (1 mm, nearest-RAS order), as one solid object.
+
+    Stray voxels go, gaps up to 6 mm wide are closed, and the spinal canal ends 5 mm below
+    the lowest voxel of brain stem and cerebellum.
+    """
+    brain = (labels > 0) & (labels < FIRST_EXTRACEREBRAL)
+    lowest = np.flatnonzero(np.isin(labels, HINDBRAIN).any(axis=(0, 1)))
+    if len(lowest):
+        brain[:, :, : max(int(lowest[0]) - 5, 0)] = False
+    return _one_object(brain, 3)
+
+
+def tissue_of(labels: npt.NDArray[np.int16], sulcus_mm: float = SULCUS_MM) -> Mask:
+    """The brain's own surface (1 mm, nearest-RAS order): all but the fluid around it.
+
+    Ventricles lie inside; so do sulci up to twice ``sulcus_mm`` wide.
+    """
+    tissue = (labels > 0) & (labels < FIRST_EXTRACEREBRAL) & (labels != OUTER_CSF)
+    return _one_object(tissue, sulcus_mm)
+
+
+def _one_object(mask: Mask, gap_mm: float) -> Mask:
+    """The largest piece, without stray voxels, closed by a ball of ``gap_mm`` (1 mm voxels)."""
+    core, _ = label(binary_erosion(mask))
+    box = find_objects((core == np.bincount(core[core > 0]).argmax()).astype(np.int8))[0]
+    wide = tuple(slice(max(s.start - 5, 0), s.stop + 5) for s in box)
+    solid = np.zeros_like(mask)
+    solid[wide] = _closed(mask[wide], core[wide], gap_mm)
+    return solid
+
+
+def _closed(mask: Mask, core: npt.NDArray[np.integer], gap_mm: float) -> Mask:
+    largest = core == np.bincount(core[core > 0]).argmax()
+    padded = np.pad(mask & binary_dilation(largest, iterations=3), 4)
+    grown = distance_transform_edt(~padded) <= gap_mm
+    closed = binary_fill_holes(distance_transform_edt(grown) > gap_mm)
+    return np.asarray((closed | padded)[4:-4, 4:-4, 4:-4])
+
+
+def signed_distance(mask: Mask) -> npt.NDArray[np.float32]:
+    """Distance (voxels) from each voxel's centre to the mask's surface, negative inside."""
+    outside, inside = distance_transform_edt(~mask), distance_transform_edt(mask)
+    return np.where(mask, 0.5 - inside, outside - 0.5).astype(np.float32)
+
+
+def _tissue_table() -> npt.NDArray[np.uint8]:
+    table = np.full(1000, NAMES.index("other brain"), np.uint8)
+    table[FIRST_EXTRACEREBRAL:] = NAMES.index("other")
+    for index, labels in enumerate(TISSUES.values()):
+        table[list(labels)] = index
+    return table
