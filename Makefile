@@ -41,7 +41,6 @@ bench: install
 	$(BIN)/python benchmarks/dicom.py
 	if [ -n "$$BRAINMETS_DATA" ]; then $(BIN)/python benchmarks/scores.py; fi
 	$(BIN)/python benchmarks/tables.py
-	$(BIN)/python benchmarks/scores.py
 
 # Other packages live in environments of their own: some hold numpy, pandas or rich back.
 PEERS := .venv-monai/.installed .venv-panoptica/.installed .venv-surface-distance/.installed
