@@ -38,7 +38,9 @@ test: install
 
 bench: install
 	$(BIN)/python benchmarks/predict.py
-	$(BIN)/python benchmarks/scores.py
+	$(BIN)/python benchmarks/dicom.py
+	if [ -n "$$BRAINMETS_DATA" ]; then $(BIN)/python benchmarks/scores.py; fi
+	$(BIN)/python benchmarks/tables.py
 
 # Other packages live in environments of their own: some hold numpy, pandas or rich back.
 PEERS := .venv-monai/.installed .venv-panoptica/.installed .venv-surface-distance/.installed

@@ -45,6 +45,7 @@ def page() -> str:
         _predict(),
         *([_scores()] if (RESULTS / "scores.json").is_file() else []),
         *([_dicom()] if (RESULTS / "dicom.json").is_file() else []),
+        PEERS["seconds_section"](_load("scores_peers"), _table, _where),
         _card(),
         _real(),
     ]

@@ -44,3 +44,11 @@ def test_results_on_real_scans_belong_to_the_model_that_is_shipped():
 
     recorded = json.loads((ROOT / "benchmarks" / "results" / "starter_real.json").read_text())
     assert recorded["value"]["sha256"] == read(find("starter")).sha256
+
+
+def test_scores_equal_those_of_other_packages_or_say_why_not():
+    recorded = json.loads((ROOT / "benchmarks" / "results" / "scores_peers.json").read_text())
+    rows = [row for job in recorded["value"]["jobs"] for row in job["differences"]]
+    assert {job["peer"] for job in recorded["value"]["jobs"]} >= {"MONAI", "panoptica"}
+    for row in rows:
+        assert row["reason"] or (row["largest"] <= 1e-6 and not row["gaps"]), row["score"]
