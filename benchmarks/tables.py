@@ -206,7 +206,7 @@ def brain_page() -> str:
     parts = [
         "# Brain extraction: results",
         BRAIN_INTRODUCTION,
-        _where(result),
+        f"Measured part by part; the last part by {_where(result)}",
         "## Fit and recall, by group",
         BRAIN_KINDS,
         BRAIN_VERSION,
@@ -259,7 +259,8 @@ def _brain_scans(rows: list[dict[str, Any]]) -> str:
 
 
 def _brain_lesions(found: dict[str, Any]) -> str:
-    rows = [[name.replace("_", " "), number] for name, number in found.items()]
+    names = {"lost_whole": "lost whole, before the margin"}
+    rows = [[names.get(k, k.replace("_", " ")), number] for k, number in found.items()]
     return (
         "Simulated lesions of 3 to 18 mm centred within 3 mm of the surface of brain + CSF, in "
         "label maps 17–20; their voxels that lie in brain + CSF.\n\n" + _table(["", "value"], rows)

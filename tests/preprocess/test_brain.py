@@ -304,12 +304,22 @@ def test_a_choice_of_extractor_is_named_by_what_its_masks_depend_on(tmp_path, mo
     assert chosen[0].identity != chosen[1].identity
 
 
-def test_tissue_lies_within_brain_and_csf(head):
-    scan, _ = head
-    tissue = brain.tissue_mask(scan).data
-    found = extract_brain(scan).mask.data
-    assert tissue.any()
-    assert np.count_nonzero(tissue & ~found) < 0.02 * np.count_nonzero(tissue)
+def test_tissue_needs_an_extractor_that_knows_it(head):
+    """The one that ships gives the distance to brain + CSF alone, and says so."""
+    with pytest.raises(BundleError, match="train-extractor"):
+        brain.tissue_mask(head[0])
+
+
+def test_tissue_is_cut_from_the_second_distance(head, monkeypatch):
+    scan, inner = head
+    card = {"spacing_mm": 4.0, "tissue_border_mm": 0.5}
+    fields = [scan.with_data(np.where(inner, -far, far).astype(np.float32)) for far in (1, 2)]
+    core = fields[1].with_data(fields[1].data)
+    core.data[:25] = 2
+    monkeypatch.setattr(brain, "builtin", lambda: (None, card))
+    monkeypatch.setattr(brain, "find_surfaces", lambda *_: brain.Surfaces(fields[0], core, 0.0))
+    expected = inner & (np.arange(50) >= 25)[:, None, None]
+    np.testing.assert_array_equal(brain.tissue_mask(scan).data, expected)
 
 
 def test_cutting_a_field_gives_the_same_mask_as_cutting_all_of_it(head):
