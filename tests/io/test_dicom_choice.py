@@ -4,7 +4,7 @@ import pytest
 
 from brainmets.errors import VolumeError
 from brainmets.io import dicom
-from brainmets.io.dicom_words import contrast_in, other_kind, plain
+from brainmets.io.dicom_words import T1, contrast_in, first_word, names_agent, other_kind, plain
 from dicom_series import Layout, slices_of, write
 
 SMALL = (8, 8, 12)
@@ -46,7 +46,68 @@ OTHERS = {
     "SWI_Images": "susceptibility", "TOF 3D": "angiography", "T1 C-spine +C": "other body part",
     "tirm_tra_dark-fluid": "STIR", "t1 map": "map", "FLAIR +C": "FLAIR", "Lokalisator": "localiser",
     "T1 HWS KM": "other body part", "Soustraction T1": "subtraction", "REST BOLD": "functional",
+    "RESTA T1": "subtraction", "差分": "subtraction", "T1差分": "subtraction",
+    "T1 Differenz": "subtraction", "T1 cuello": "other body part", "T1 collo": "other body part",
+    "T1 columna": "other body part", "T1 colonna": "other body part",
+    "T1 WS KM": "other body part", "T1 HWS": "other body part", "T1 BWS": "other body part",
+    "T1 LWS": "other body part", "T1 rest of brain": "",
 }  # fmt: skip
+
+SAID = {
+    True: (
+        "C/ CONTRASTE", "C/C", "m. KM", "IV+", "con CIV", "poscontraste", "postkontrast",
+        "po kontrascie", "po KL", "с к/у", "после контраста", "造影後", "增强", "n. KM", "mit KM",
+        "KM+", "Gd-DOTA", "MPRAGE - POST GD", "post Gd no FS", "+C non fat sat", "postop post Gd",
+        "pre-op Gd", "Gd 0,1", "3.0 Gd", "3,0T GD", "- C+", "增強", "造影后", "post stealth",
+    ),
+    False: (
+        "S/ CONTRASTE", "s/gad", "S/GD", "S/ GADO", "S/C", "o KM", "o. KM", "oKM", "kein KM",
+        "KM nein", "KM: nein", "KM-", "Gd-", "-Gd", "(-Gd)", "0 Gd", "Gd 0 ml", "C-", "-C", "-KM",
+        "C−", "C– tra", "not enhanced", "non-enhanced", "unenhanced", "prior to contrast",
+        "NC", "prima mdc", "prima del contrasto", "antes contraste", "antes de contraste",
+        "przed kontrastem", "przed KL", "до контраста", "до к/у", "без контраста", "造影前",
+        "造影なし", "造影剤なし", "非造影", "単純", "平扫", "未增强", "avant IV", "IV-", "SIN CIV",
+        "precontraste", "pre contraste", "pregado", "PREGD", "PREGAD", "preKM", "no Gd", "woGd",
+        "contrast: none", "0,0 Gd", "vor Gd", "SANS IV", "postop pre Gd", "w/o_gd", "wo",
+    ),
+    None: (
+        "- Gd", "+/- Gd", "± Gd", "W/WO", "S GADO", "S IV", "post RT",
+        "pre-op", "postcraniotomy", "contour",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "words"), [(said, w) for said in SAID for w in SAID[said]])
+@pytest.mark.parametrize("form", ["T1 {}", "T1_{}", "{} T1", "t1_mprage {} sag"])
+def test_a_denial_never_reads_as_contrast(said, words, form):
+    described = plain(form.format(words))
+    assert contrast_in(described) is said
+    assert other_kind(described) == ""
+    assert first_word(T1, described)
+
+
+NO_AGENTS = (
+    "NO CONTRAST", "KEIN", "nein", "NON", "aucun", "Ninguno", "ohne KM", "Without contrast",
+    "sin contraste", "NONE GIVEN", "Null", "No Gad", "N.A.", "n/a", "-", "--", "0 ml", "0.0 ml",
+    "sem contraste", "нет", "なし", "none.", "not given", "Gadovist 0 ml", "",
+)  # fmt: skip
+AGENTS = ("Gd-DOTA 0.1", "Gadovist", "0.1 mmol/kg Gd", "DOTAREM 10 ml", "Novel", "yes", "IV")
+
+
+@pytest.mark.parametrize("given", NO_AGENTS)
+def test_what_denies_an_agent_names_none(given):
+    assert not names_agent(given)
+    assert not names_agent(given.upper())
+
+
+@pytest.mark.parametrize("given", AGENTS)
+def test_any_other_words_name_an_agent(given):
+    assert names_agent(given)
+
+
+def test_a_dash_at_the_end_denies_and_one_between_words_does_not():
+    assert contrast_in(plain("T1 Gd -")) is False
+    assert contrast_in(plain("T1 Gd - sag")) is True
 
 
 @pytest.mark.parametrize("words", WITH_CONTRAST)
@@ -85,6 +146,37 @@ PREFERENCES = {
         {"SeriesDescription": "T1 SE", "ContrastBolusAgent": "NONE", "MRAcquisitionType": "3D"},
         {"SeriesDescription": "T1 SE +C", "MRAcquisitionType": "2D"},
     ),
+    "Portuguese": (
+        {"SeriesDescription": "T1 S/ CONTRASTE", "SliceThickness": 1, "MRAcquisitionType": "3D"},
+        "T1 C/ CONTRASTE",
+    ),
+    "German": (
+        {"SeriesDescription": "T1 o. KM", "SliceThickness": 1, "MRAcquisitionType": "3D"},
+        "T1 m. KM",
+    ),
+    "English": (
+        {"SeriesDescription": "T1 non-enhanced", "SliceThickness": 1, "MRAcquisitionType": "3D"},
+        "T1 enhanced",
+    ),
+    "contrast in the description before an agent in the header": (
+        {"SeriesDescription": "T1 MPRAGE", "ContrastBolusAgent": "Gd", "MRAcquisitionType": "3D"},
+        {"SeriesDescription": "T1 SE +C", "ContrastBolusAgent": "Gd"},
+    ),
+    "an agent denied in other words is none": (
+        {"SeriesDescription": "T1", "ContrastBolusAgent": "KEIN", "MRAcquisitionType": "3D"},
+        {"SeriesDescription": "T1", "ContrastBolusAgent": "Gadovist"},
+    ),
+    "water before fat by image type": (
+        {"SeriesDescription": "T1 +C", "ImageType": ["ORIGINAL", "PRIMARY", "DIXON", "FAT"]},
+        {"SeriesDescription": "T1 +C", "ImageType": ["DERIVED", "PRIMARY", "DIXON", "WATER"]},
+    ),
+    "water before fat by description": ("t1_vibe_dixon_KM_F", "t1_vibe_dixon_KM_W"),
+    "in phase before out of phase": (
+        {"SeriesDescription": "T1 +C", "ImageType": ["ORIGINAL", "PRIMARY", "M", "OPP_PHASE"]},
+        {"SeriesDescription": "T1 +C", "ImageType": ["ORIGINAL", "PRIMARY", "M", "IN_PHASE"]},
+    ),
+    "in phase before out of phase by description": ("T1 Dixon +C opp", "T1 Dixon +C in"),
+    "fat saturation is no fat image": ("T1 mDixon F", "T1 mDixon fat sat"),
     "3D before 2D": (
         {"SeriesDescription": "T1 SE +C", "MRAcquisitionType": "2D", "SliceThickness": 1},
         {"SeriesDescription": "T1 MPRAGE +C", "MRAcquisitionType": "3D", "SliceThickness": 2},
@@ -168,6 +260,8 @@ def test_a_number_that_two_series_share_is_refused_with_their_digits(tmp_path):
     ("tags", "reason"),
     [
         ({"Modality": "CT"}, "no MR .modality CT"),
+        ({"Modality": "MILLER"}, "no MR .modality unknown"),
+        ({"Modality": "RTSTRUCT"}, "no MR .modality RTSTRUCT"),
         ({"SeriesDescription": "AX T2 FLAIR"}, "FLAIR"),
         ({"SeriesDescription": "T1", "EchoTime": 110.0}, "no T1: echo time 110 ms"),
         ({"SeriesDescription": "", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localiser"),

@@ -17,14 +17,24 @@ from brainmets.io.dicom_words import (
     TARGETED,
     contrast_in,
     first_word,
+    is_fat_or_out_of_phase,
+    names_agent,
     other_kind,
     plain,
 )
 
 FEWEST_IMAGES = 10
 """A series of fewer images covers no head."""
-NO_AGENT = ("", "no", "none", "n", "nil", "0", "without", "ohne", "sans", "unknown", "n/a", "na")
 LONGEST_T1_ECHO_MS = 40.0
+MODALITIES = frozenset((
+    "AR", "AU", "BI", "BMD", "CR", "CT", "DG", "DOC", "DX", "ECG", "EEG", "EMG", "EPS", "ES",
+    "FID", "GM", "HC", "HD", "IO", "IVOCT", "IVUS", "KER", "KO", "LEN", "LS", "M3D", "MG", "NM",
+    "OAM", "OCT", "OP", "OPM", "OPT", "OPTBSV", "OPTENF", "OPV", "OSS", "OT", "PLAN", "POS", "PR",
+    "PT", "PX", "REG", "RESP", "RF", "RG", "RTDOSE", "RTIMAGE", "RTPLAN", "RTRECORD", "RTSEGANN",
+    "RTSTRUCT", "RWV", "SC", "SEG", "SM", "SMR", "SR", "SRF", "STAIN", "TG", "US", "VA", "XA",
+    "XC",
+))  # fmt: skip
+"""Codes of PS3.3 C.7.3.1.1.1 (and SC) that may be printed; any other value is not repeated."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +106,10 @@ def judge(headers: Sequence[Header], images: int) -> Verdict:
     if images < FEWEST_IMAGES:
         reasons = (f"{images} images: too few for a head",)
         return Verdict(usable=False, sequence=None, reasons=reasons)
-    contrast, why_contrast = _has_contrast(headers)
+    contrast, certainty, why_contrast = _has_contrast(headers)
     extras, rank = _preferences(header)
     sequence = _sequence_name(t1=bool(t1), contrast=contrast)
-    order = (float(bool(t1)), {True: 2.0, None: 1.0, False: 0.0}[contrast], *rank, float(images))
+    order = (float(bool(t1)), certainty, *rank, float(images))
     return Verdict(True, sequence, (why_t1, why_contrast, *extras), order)
 
 
@@ -148,7 +158,7 @@ def _wanted(series: Sequence[Series], wanted: str) -> Series:
 def _no_mr_image(header: Header) -> str | None:
     modality = text(header.tags, "Modality").upper()
     if modality != "MR":
-        known = modality if modality.isalpha() and len(modality) <= 8 else "unknown"
+        known = modality if modality in MODALITIES else "unknown"
         return f"no MR (modality {known})"
     if text(header.tags, "SOPClassUID") not in (CLASSIC, *ENHANCED):
         return "MR, but no image (a report, a capture, raw data)"
@@ -236,18 +246,20 @@ def _groups(header: Header) -> list[Dataset]:
     return [*shared, *items(header.tags, "PerFrameFunctionalGroupsSequence")[:1]]
 
 
-def _has_contrast(headers: Sequence[Header]) -> tuple[bool | None, str]:
+def _has_contrast(headers: Sequence[Header]) -> tuple[bool | None, float, str]:
+    """Whether with contrast (None: open), its rank, and what says so."""
     said = contrast_in(description_of(headers[0]))
     if said is not None:
-        return said, f"{'with' if said else 'without'} contrast by its description"
+        rank = 3.0 if said else 0.0
+        return said, rank, f"{'with' if said else 'without'} contrast by its description"
     if any(_names_agent(header) for header in (headers[0], headers[-1])):
-        return True, "contrast agent in its header"
-    return None, "no contrast agent in its header"
+        return True, 2.0, "contrast agent in its header"
+    return None, 1.0, "no contrast agent in its header"
 
 
 def _names_agent(header: Header) -> bool:
-    if text(header.tags, "ContrastBolusAgent").strip(" .").lower() not in NO_AGENT:
-        return True
+    if given := text(header.tags, "ContrastBolusAgent"):
+        return names_agent(given)
     try:
         return bool(items(header.tags, "ContrastBolusAgentSequence"))
     except VolumeError:
@@ -261,21 +273,23 @@ def _sequence_name(*, t1: bool, contrast: bool | None) -> str | None:
 
 
 def _preferences(header: Header) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Reasons and rank: whole head, original, 3D, thin slices first."""
+    """Reasons and rank: whole head, water or in phase, original, 3D, thin slices first."""
     words = description_of(header)
     types = text(header.tags, "ImageType").upper().split()
     derived = bool(first_word(REFORMATTED, words)) or "MPR" in types or "DERIVED" in types[:1]
     targeted = bool(first_word(TARGETED, words))
+    fat = is_fat_or_out_of_phase(words, plain(" ".join(types)))
     is_3d = text(header.tags, "MRAcquisitionType").upper() == "3D"
     thickness = _thickness(header)
     reasons = (
         *(("part of the head",) if targeted else ()),
+        *(("fat or out of phase",) if fat else ()),
         "derived" if derived else "original",
         "3D" if is_3d else "2D or unknown",
         *(() if thickness is None else (f"slices of {thickness:g} mm",)),
     )
     thin = -(thickness or 99.0)
-    return reasons, (float(not targeted), float(not derived), float(is_3d), thin)
+    return reasons, tuple(map(float, (not targeted, not fat, not derived, is_3d, thin)))
 
 
 def _thickness(header: Header) -> float | None:
