@@ -145,6 +145,36 @@ def test_a_hostile_zip_among_others_fails_alone(folder, tmp_path):
     assert not (tmp_path / "evil").exists()
 
 
+def test_a_folder_s_name_is_not_in_what_is_written_where_no_series_fits(tmp_path):
+    place = tmp_path / "SECRET^NAME"
+    write(place, head_slices(tags={"SeriesDescription": "FLAIR"}))
+    (outcome,) = predict_cases(cases_of([place], None), tmp_path / "out", coarse_model())
+    assert outcome.status == FAILED
+    assert outcome.message.startswith(f"study {digest('1.2.3.4')}: no series")
+    assert "SECRET" not in (tmp_path / "out" / "summary.csv").read_text()
+
+
+def test_bad_inputs_fail_alone_and_are_called_after_their_place(folder, tmp_path):
+    bad = [tmp_path / "SECRET1", tmp_path / "SECRET2", tmp_path / "SECRET.zip", tmp_path / "SECRET"]
+    for place in bad[:2]:
+        place.mkdir()
+    (bad[0] / "nested.zip").write_bytes(b"PK\x03\x04")
+    (bad[1] / "only.txt").write_text("nothing")
+    bad[2].write_bytes(b"PK\x03\x04")
+    out = tmp_path / "out"
+    outcomes = predict_cases(cases_of([*bad, folder], None), out, coarse_model())
+    failed = [o.case_id for o in outcomes if o.status == FAILED]
+    assert failed == ["input-1", "input-2", "input-3", "input-4"]
+    assert len(outcomes) == 6
+    assert "SECRET" not in (out / "summary.csv").read_text()
+
+
+def test_documents_built_as_zips_beside_the_slices_are_left_out(folder):
+    with zipfile.ZipFile(folder / "SECRETNAME.jar", "w") as file:
+        file.writestr("../evil", b"x")
+    assert len(cases_of([folder], None)) == 2
+
+
 def test_nifti_folders_are_what_they_were(folder, tmp_path):
     nifti.write(stripped_head(coarse_grid()).scan, folder / "a.nii.gz")
     assert [c.case_id for c in cases_of([folder], None)] == ["a"]

@@ -85,7 +85,7 @@ def _headers(path: Path, wanted: set[str]) -> tuple[list[Header], list[Entry]]:
                 fault = error
                 damaged.append(entry)
     if damaged and not headers:
-        raise ReadError(f"{path.name}: {fault}")
+        raise fault
     return headers, damaged
 
 
@@ -112,8 +112,8 @@ def read(path: str | Path, members: Sequence[str] = (), *, series: str | None = 
 
 
 def _read(path: Path, members: Sequence[str], series: str | None) -> Scan:
-    study = _only_study(path, studies(path, members))
-    with naming(path.name):
+    study = _only_study(studies(path, members))
+    with naming(f"study {study.key}"):
         chosen, why = choose(study.series, series)
     with naming(chosen.name):
         _require_undamaged(study)
@@ -145,15 +145,11 @@ def _common_folder(places: set[str]) -> str:
     return shared[-1] if shared else ""
 
 
-def _only_study(path: Path, found: Sequence[Study]) -> Study:
+def _only_study(found: Sequence[Study]) -> Study:
     if not found:
-        raise ReadError(
-            f"{path.name}: neither NIfTI (.nii, .nii.gz) nor DICOM; give a scan of one of these"
-        )
+        raise ReadError("neither NIfTI (.nii, .nii.gz) nor DICOM; give a scan of one of these")
     if len(found) > 1:
-        raise CohortError(
-            f"{path.name}: {len(found)} studies where one is expected; give the folder of one"
-        )
+        raise CohortError(f"{len(found)} studies where one is expected; give the folder of one")
     return found[0]
 
 
