@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 import zipfile
 
 import nibabel as nib
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 
 from brainmets.apps.inputs import case_to_measure, cases_of
+from brainmets.apps.series_table import rows_of
 from brainmets.batch import DONE, FAILED, KEPT, measure_cases, predict_cases
 from brainmets.cohort import read_cohort
 from brainmets.errors import CohortError, ReadError
 from brainmets.evaluation.evaluate import evaluate
 from brainmets.io import images, nifti
+from brainmets.io.dicom import studies
 from brainmets.io.dicom_header import digest
 from brainmets.volume import AxisOrder, Volume, reorient
 from dicom_series import SAGITTAL, Layout, slices_of, turned, write
@@ -173,6 +176,29 @@ def test_documents_built_as_zips_beside_the_slices_are_left_out(folder):
     with zipfile.ZipFile(folder / "SECRETNAME.jar", "w") as file:
         file.writestr("../evil", b"x")
     assert len(cases_of([folder], None)) == 2
+
+
+def test_the_table_of_series_says_what_would_be_refused(tmp_path):
+    slices = head_slices()
+    del slices[5]
+    (study,) = studies(write(tmp_path / "s", slices))
+    ((_, _, _, verdict, _),) = rows_of(study)[1]
+    assert verdict.startswith("refused: slices are missing")
+
+
+def test_a_description_that_breaks_the_standard_prints_no_warning(tmp_path, recwarn):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write(tmp_path / "s", head_slices(tags={"SeriesDescription": "T1 +C " + "x" * 90}))
+    recwarn.clear()
+    (study,) = studies(tmp_path / "s")
+    rows_of(study, descriptions=True)
+    assert not recwarn.list
+
+
+def test_dicom_given_as_a_mask_is_told_to_be_none(folder):
+    with pytest.raises(ReadError, match="expected a mask as"):
+        nifti.read_labels(folder)
 
 
 def test_nifti_folders_are_what_they_were(folder, tmp_path):
