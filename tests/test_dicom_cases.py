@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 import zipfile
 
 import nibabel as nib
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 
 from brainmets.apps.inputs import case_to_measure, cases_of
+from brainmets.apps.series_table import rows_of
 from brainmets.batch import DONE, FAILED, KEPT, measure_cases, predict_cases
 from brainmets.cohort import read_cohort
 from brainmets.errors import CohortError, ReadError
 from brainmets.evaluation.evaluate import evaluate
 from brainmets.io import images, nifti
+from brainmets.io.dicom import studies
 from brainmets.io.dicom_header import digest
 from brainmets.volume import AxisOrder, Volume, reorient
 from dicom_series import SAGITTAL, Layout, slices_of, turned, write
@@ -143,6 +146,59 @@ def test_a_hostile_zip_among_others_fails_alone(folder, tmp_path):
     outcomes = predict_cases(cases, tmp_path / "out", coarse_model())
     assert sorted(o.status for o in outcomes) == [DONE, DONE, FAILED]
     assert not (tmp_path / "evil").exists()
+
+
+def test_a_folder_s_name_is_not_in_what_is_written_where_no_series_fits(tmp_path):
+    place = tmp_path / "SECRET^NAME"
+    write(place, head_slices(tags={"SeriesDescription": "FLAIR"}))
+    (outcome,) = predict_cases(cases_of([place], None), tmp_path / "out", coarse_model())
+    assert outcome.status == FAILED
+    assert outcome.message.startswith(f"study {digest('1.2.3.4')}: no series")
+    assert "SECRET" not in (tmp_path / "out" / "summary.csv").read_text()
+
+
+def test_bad_inputs_fail_alone_and_are_called_after_their_place(folder, tmp_path):
+    bad = [tmp_path / "SECRET1", tmp_path / "SECRET2", tmp_path / "SECRET.zip", tmp_path / "SECRET"]
+    for place in bad[:2]:
+        place.mkdir()
+    (bad[0] / "nested.zip").write_bytes(b"PK\x03\x04")
+    (bad[1] / "only.txt").write_text("nothing")
+    bad[2].write_bytes(b"PK\x03\x04")
+    out = tmp_path / "out"
+    outcomes = predict_cases(cases_of([*bad, folder], None), out, coarse_model())
+    failed = [o.case_id for o in outcomes if o.status == FAILED]
+    assert failed == ["input-1", "input-2", "input-3", "input-4"]
+    assert len(outcomes) == 6
+    assert "SECRET" not in (out / "summary.csv").read_text()
+
+
+def test_documents_built_as_zips_beside_the_slices_are_left_out(folder):
+    with zipfile.ZipFile(folder / "SECRETNAME.jar", "w") as file:
+        file.writestr("../evil", b"x")
+    assert len(cases_of([folder], None)) == 2
+
+
+def test_the_table_of_series_says_what_would_be_refused(tmp_path):
+    slices = head_slices()
+    del slices[5]
+    (study,) = studies(write(tmp_path / "s", slices))
+    ((_, _, _, verdict, _),) = rows_of(study)[1]
+    assert verdict.startswith("refused: slices are missing")
+
+
+def test_a_description_that_breaks_the_standard_prints_no_warning(tmp_path, recwarn):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write(tmp_path / "s", head_slices(tags={"SeriesDescription": "T1 +C " + "x" * 90}))
+    recwarn.clear()
+    (study,) = studies(tmp_path / "s")
+    rows_of(study, descriptions=True)
+    assert not recwarn.list
+
+
+def test_dicom_given_as_a_mask_is_told_to_be_none(folder):
+    with pytest.raises(ReadError, match="expected a mask as"):
+        nifti.read_labels(folder)
 
 
 def test_nifti_folders_are_what_they_were(folder, tmp_path):

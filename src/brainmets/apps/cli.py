@@ -185,7 +185,10 @@ def inspect(
     from brainmets.apps.series_table import rows_of
     from brainmets.io.dicom import studies
 
-    found = studies(folder)
+    try:
+        found = studies(folder)
+    except ReadError as error:
+        raise ReadError(f"{folder.name}: {error}") from error
     if not found:
         raise ReadError(f"{folder.name}: no DICOM in it; give a folder, zip or file that has some")
     for study in found:

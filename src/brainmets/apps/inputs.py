@@ -32,19 +32,22 @@ def cases_of(
     Raises:
         CohortError: nothing to do, the same scan twice, or two cases of one name.
         ConfigError: one brain mask for several scans.
-        ReadError: a folder of damaged DICOM.
+        ReadError: a folder of damaged DICOM, and no other input.
     """
     cases: list[Case] = []
     scans: list[Path] = []
-    for given in inputs:
+    for number, given in enumerate(inputs, start=1):
         path = Path(os.path.abspath(given))  # noqa: PTH100  # a link keeps its name, unlike resolve()
         found = _scans_in(path)
-        if studies := _studies_at(path, found, series, id_from):
+        alone = len(inputs) == 1
+        if studies := _studies_at(path, found, series, id_from, alone=alone):
             cases += studies
-        elif _is_cohort(path, found):
+        elif _is_cohort(path, found, alone=alone):
             cases += read_cohort(path).cases
+        elif found or is_nifti(path):
+            scans += found or [path]
         else:
-            scans += found if path.is_dir() else [path]
+            cases.append(_unread(number, path))
     _require_once(scans)
     named = [Case(name, scan) for name, scan in zip(case_ids(scans), scans, strict=True)]
     # a reference mask is no input of a prediction
@@ -76,27 +79,38 @@ def case_to_measure(
         found = dicom_cases.dicom_case(scan, mask, series=series, id_from=source)
         if found is not None:
             return found
+    if not is_nifti(scan):
+        return replace(_unread(1, scan), mask=mask)
     return Case(case_ids([scan])[0], scan, mask)
 
 
+def _unread(number: int, path: Path) -> Case:
+    """An input of no known study: a case that will fail, and stops no other.
+
+    It is called after its place on the command line. The names of DICOM folders and zips often
+    hold those of patients, and case names are written.
+    """
+    return Case(f"input-{number}", path)
+
+
 def _studies_at(
-    path: Path, found: Sequence[Path], series: str | None, id_from: str
+    path: Path, found: Sequence[Path], series: str | None, id_from: str, *, alone: bool
 ) -> tuple[Case, ...]:
     """The DICOM studies at a path; none if it holds NIfTI scans, a cohort, or no DICOM.
 
-    A file that cannot be read is left to be a case that fails, and stops no other.
+    What cannot be read is left to be a case that fails, unless it is a folder ``alone``.
     """
     if found or path.suffix.lower() in TABLES or is_nifti(path) or not path.exists():
         return ()
-    if path.is_dir() and ((path / "cohort.tsv").is_file() or any(path.rglob(f"*{BRATS}"))):
+    if path.is_dir() and _is_laid_out(path):
         return ()
     from brainmets.io import dicom_cases
 
     try:
         return dicom_cases.dicom_cases(path, series=series, id_from=dicom_cases.IdFrom(id_from))
-    except ReadError:
-        if path.is_dir():
-            raise
+    except ReadError as error:
+        if path.is_dir() and alone:
+            raise ReadError(f"{path.name}: {error}") from error
         return ()
 
 
@@ -115,12 +129,20 @@ def _scans_in(path: Path) -> list[Path]:
     )
 
 
-def _is_cohort(path: Path, found: Sequence[Path]) -> bool:
-    """A table, or a folder that has one, is laid out as BraTS does, or has no scans of its own."""
+def _is_cohort(path: Path, found: Sequence[Path], *, alone: bool) -> bool:
+    """A table, or a folder that has one, is laid out as BraTS does, or has no scans of its own.
+
+    A folder without scans is one of them only if it is ``alone``: it tells what was expected.
+    """
     if not path.is_dir():
         return path.suffix.lower() in TABLES
-    laid_out = any(scan.name.endswith(BRATS) for scan in found)
-    return laid_out or not found or (path / "cohort.tsv").is_file()
+    if not found:
+        return alone or _is_laid_out(path)
+    return any(scan.name.endswith(BRATS) for scan in found) or (path / "cohort.tsv").is_file()
+
+
+def _is_laid_out(folder: Path) -> bool:
+    return (folder / "cohort.tsv").is_file() or any(folder.rglob(f"*{BRATS}"))
 
 
 def _require_distinct(cases: Sequence[Case]) -> None:

@@ -1,8 +1,9 @@
 """The series of a study as rows of a table."""
 
 from brainmets.errors import VolumeError
-from brainmets.io.dicom import Study
+from brainmets.io.dicom import Study, refusal
 from brainmets.io.dicom_choice import Series, choose, description_of
+from brainmets.io.dicom_header import silence
 
 CHOSEN, POSSIBLE, LEFT_OUT = "read", "possible", "not read"
 
@@ -15,22 +16,28 @@ def rows_of(
         chosen: Series | None = choose(study.series)[0]
     except VolumeError:
         chosen = None
+    fault = "" if chosen is None else refusal(study, chosen)
     header = ("series", "digits", "images", "verdict", "why")
     rows = [
         (
             "" if one.number is None else str(one.number),
             one.key,
             str(one.images),
-            _verdict(one, chosen),
+            _verdict(one, chosen, fault),
             ", ".join(one.verdict.reasons),
-            *((description_of(one.headers[0]),) if descriptions else ()),
+            *((_description(one),) if descriptions else ()),
         )
         for one in study.series
     ]
     return (*header, *(("description",) if descriptions else ())), rows
 
 
-def _verdict(one: Series, chosen: Series | None) -> str:
+def _description(one: Series) -> str:
+    with silence():
+        return description_of(one.headers[0])
+
+
+def _verdict(one: Series, chosen: Series | None, fault: str) -> str:
     if one is chosen:
-        return CHOSEN
+        return f"refused: {fault}" if fault else CHOSEN
     return POSSIBLE if one.verdict.usable else LEFT_OUT

@@ -61,8 +61,9 @@ def is_zip(path: Path) -> bool:
 def entries(path: Path) -> tuple[Entry, ...]:
     """All files of a folder of any depth, of a zip, or the one file given, sorted by name.
 
-    A zip inside a folder counts as a folder. Hidden files and folders stay out, and so
-    does what another run has not finished writing.
+    In a folder, a zip that is called ``*.zip`` counts as a folder; other files that are built
+    as zips (documents, programs) are files. Hidden files and folders stay out, and so does what
+    another run has not finished writing. Errors name no file: names may identify a patient.
 
     Raises:
         ReadError: nothing of that name, no permission, a zip that is damaged, encrypted or
@@ -96,7 +97,7 @@ class Reader:
                 return entry.path.read_bytes()
             return self._archive(entry.path).read(entry.member)
         except (*UNREADABLE, KeyError) as error:
-            raise ReadError(f"a file cannot be read ({_kind(error)}); copy it again") from error
+            raise _unreadable(error) from error
 
     def open(self, entry: Entry) -> IO[bytes]:
         """An entry to read a part of; a member of a zip is unpacked as far as it is read.
@@ -109,7 +110,7 @@ class Reader:
                 return entry.path.open("rb")
             return self._archive(entry.path).open(entry.member)
         except (*UNREADABLE, KeyError) as error:
-            raise ReadError(f"a file cannot be read ({_kind(error)}); copy it again") from error
+            raise _unreadable(error) from error
 
     def head(self, entry: Entry, length: int) -> bytes:
         """The first bytes of an entry, without reading the rest.
@@ -121,7 +122,7 @@ class Reader:
             with self.open(entry) as file:
                 return file.read(length)
         except UNREADABLE as error:
-            raise ReadError(f"a file cannot be read ({_kind(error)}); copy it again") from error
+            raise _unreadable(error) from error
 
     def _archive(self, path: Path) -> zipfile.ZipFile:
         if self._zip is None or path != self._path:
@@ -183,12 +184,17 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _refuse(error: OSError) -> None:
-    raise ReadError(f"a folder cannot be read ({_kind(error)}); give access to it") from error
+    raise ReadError(f"a folder cannot be read ({_why(error)}); give access to it") from error
+
+
+def _unreadable(error: BaseException) -> ReadError:
+    advice = "give access to it" if isinstance(error, PermissionError) else "copy it again"
+    return ReadError(f"a file cannot be read ({_why(error)}); {advice}")
 
 
 def _entries_of(root: Path, file: Path) -> Iterator[Entry]:
     name = file.relative_to(root).as_posix()
-    if is_zip(file):
+    if file.suffix.lower() == ".zip" and is_zip(file):
         yield from _members(file, f"{name}/")
     else:
         yield Entry(name, file)
@@ -199,9 +205,7 @@ def _members(path: Path, prefix: str) -> Iterator[Entry]:
         with zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
     except UNREADABLE as error:
-        raise ReadError(
-            f"{path.name}: not a readable zip ({_kind(error)}); copy it again"
-        ) from error
+        raise ReadError(f"not a readable zip ({_why(error)}); copy it again") from error
     _require_harmless(path, infos)
     for info in infos:
         if not _is_hidden(info.filename):
@@ -221,20 +225,24 @@ def _require_harmless(path: Path, infos: list[zipfile.ZipInfo]) -> None:
             are absolute or lead out, links, encrypted members, zips in the zip.
     """
     _require_few(len(infos))
-    total = sum(info.file_size for info in infos)
-    if total > MOST_BYTES or total > MOST_RATIO * path.stat().st_size:
-        raise ReadError(
-            f"{path.name}: the zip announces {total / 2**20:.0f} MiB unpacked; at most "
-            f"{MOST_BYTES / 2**30:.0f} GiB and {MOST_RATIO} times its own size are read. "
-            "Unpack it yourself if you trust it"
-        )
+    _require_modest(sum(info.file_size for info in infos), path.stat().st_size)
     for number, info in enumerate(infos, start=1):
         if (fault := _fault_of(info)) is not None:
-            raise ReadError(
-                f"{path.name}: entry {number} of the zip {fault}; pack the scans as plain files"
-            )
+            raise ReadError(f"entry {number} of the zip {fault}; pack the scans as plain files")
     if len({info.filename for info in infos}) != len(infos):
-        raise ReadError(f"{path.name}: two entries of the zip have one name; pack the scans anew")
+        raise ReadError("two entries of the zip have one name; pack the scans anew")
+
+
+def _require_modest(total: int, packed: int) -> None:
+    """Refuse a zip that announces too many bytes, in all or for its own size."""
+    ratio = total / max(packed, 1)
+    if total > MOST_BYTES:
+        found = f"{total / 2**30:.1f} GiB unpacked; at most {MOST_BYTES / 2**30:.0f} GiB are read"
+    elif ratio > MOST_RATIO:
+        found = f"{ratio:.0f} times its own size unpacked; at most {MOST_RATIO} times are read"
+    else:
+        return
+    raise ReadError(f"the zip announces {found}. Unpack it yourself if you trust it")
 
 
 def _fault_of(info: zipfile.ZipInfo) -> str | None:
@@ -265,10 +273,10 @@ def _require_readable(path: Path) -> None:
         with path.open("rb"):
             pass
     except OSError as error:
-        raise ReadError(
-            f"{path.name}: {error.strerror or _kind(error)}; give a file that can be read"
-        ) from error
+        raise ReadError(f"{_why(error)}; give a file that can be read") from error
 
 
-def _kind(error: BaseException) -> str:
-    return type(error).__name__
+def _why(error: BaseException) -> str:
+    """What the system says, without the name of the file it says it of."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return said or type(error).__name__

@@ -7,15 +7,26 @@ as good as a right one. DICOM's own coordinates, LPS, do not leave the dicom fil
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from brainmets.cohort import Scan
-from brainmets.errors import CohortError, ReadError, VolumeError
+from brainmets.errors import BrainmetsError, CohortError, ReadError, VolumeError
 from brainmets.io.archive import Entry, entries, reader
 from brainmets.io.dicom_choice import Series, choose, series_of
-from brainmets.io.dicom_header import Header, digest, naming, read_header, silence, text, whole
-from brainmets.io.dicom_planes import planes_of
-from brainmets.io.dicom_volume import read_volume
+from brainmets.io.dicom_header import (
+    Header,
+    digest,
+    is_hollow,
+    naming,
+    number,
+    read_header,
+    silence,
+    text,
+    whole,
+)
+from brainmets.io.dicom_planes import Plane, planes_of
+from brainmets.io.dicom_volume import read_volume, require_volume
 
 
 @dataclass(frozen=True)
@@ -74,19 +85,26 @@ def _headers(path: Path, wanted: set[str]) -> tuple[list[Header], list[Entry]]:
     """Headers of all DICOM files at a path, and the files that are damaged."""
     headers: list[Header] = []
     damaged: list[Entry] = []
+    hollow: list[Entry] = []
+    present = [entry for entry in entries(path) if not wanted or entry.name in wanted]
+    if len(present) < len(wanted):
+        raise ReadError(
+            f"{len(wanted) - len(present)} of {len(wanted)} files that were found before are gone; "
+            "start again when nothing changes them"
+        )
     with reader() as opened:
-        for entry in entries(path):
-            if wanted and entry.name not in wanted:
-                continue
+        for entry in present:
             try:
                 if (header := read_header(opened, entry)) is not None:
                     headers.append(header)
+                elif is_hollow(opened, entry):
+                    hollow.append(entry)
             except ReadError as error:
                 fault = error
                 damaged.append(entry)
     if damaged and not headers:
-        raise ReadError(f"{path.name}: {fault}")
-    return headers, damaged
+        raise fault
+    return headers, damaged + hollow
 
 
 def read(path: str | Path, members: Sequence[str] = (), *, series: str | None = None) -> Scan:
@@ -112,18 +130,35 @@ def read(path: str | Path, members: Sequence[str] = (), *, series: str | None = 
 
 
 def _read(path: Path, members: Sequence[str], series: str | None) -> Scan:
-    study = _only_study(path, studies(path, members))
-    with naming(path.name):
+    study = _only_study(studies(path, members))
+    with naming(f"study {study.key}"):
         chosen, why = choose(study.series, series)
     with naming(chosen.name):
-        _require_undamaged(study)
-        if chosen.verdict.reasons[0].startswith("no MR"):
-            raise VolumeError(f"{chosen.verdict.reasons[0]}; expected an MR image")
+        planes = _sound_planes(study, chosen)
         with reader() as opened:
-            volume, notes = read_volume(planes_of(chosen.headers), opened)
+            volume, notes = read_volume(planes, opened)
+    notes = (*notes, *_step_notes(chosen, volume.grid.spacing_mm[2]))
     reading = f"DICOM {chosen.name}, {volume.grid.shape[2]} slices, {why}"
     notes = (reading, *_warnings(chosen), *notes)
     return Scan(volume, chosen.verdict.sequence, notes, case_id=f"study-{study.key}")
+
+
+def refusal(study: Study, chosen: Series) -> str:
+    """Why a series would be refused, as far as headers tell; empty if it would not."""
+    with silence():
+        try:
+            require_volume(_sound_planes(study, chosen))
+        except BrainmetsError as error:
+            return str(error)
+    return ""
+
+
+def _sound_planes(study: Study, chosen: Series) -> tuple[Plane, ...]:
+    _require_undamaged(study)
+    if chosen.verdict.reasons[0].startswith("no MR"):
+        raise VolumeError(f"{chosen.verdict.reasons[0]}; expected an MR image")
+    _require_one_patient(chosen)
+    return planes_of(chosen.headers)
 
 
 def _study(uid: str, headers: Sequence[Header], damaged: Sequence[Entry]) -> Study:
@@ -145,15 +180,11 @@ def _common_folder(places: set[str]) -> str:
     return shared[-1] if shared else ""
 
 
-def _only_study(path: Path, found: Sequence[Study]) -> Study:
+def _only_study(found: Sequence[Study]) -> Study:
     if not found:
-        raise ReadError(
-            f"{path.name}: neither NIfTI (.nii, .nii.gz) nor DICOM; give a scan of one of these"
-        )
+        raise ReadError("neither NIfTI (.nii, .nii.gz) nor DICOM; give a scan of one of these")
     if len(found) > 1:
-        raise CohortError(
-            f"{path.name}: {len(found)} studies where one is expected; give the folder of one"
-        )
+        raise CohortError(f"{len(found)} studies where one is expected; give the folder of one")
     return found[0]
 
 
@@ -161,9 +192,21 @@ def _require_undamaged(study: Study) -> None:
     """A damaged header cannot say which slice it was, so none of the series is sure."""
     if study.damaged:
         raise ReadError(
-            f"{study.damaged} damaged DICOM files lie beside the series and may belong to it; "
-            "export or copy it again, or remove them"
+            f"{study.damaged} damaged DICOM files (unreadable, empty, blank or cut short) lie "
+            "beside the series and may belong to it; give permission to read them, copy or export "
+            "the series again, or remove them"
         )
+
+
+def _require_one_patient(chosen: Series) -> None:
+    """Refuse images of several people; what the tags hold is not said."""
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate"):
+        stated = {text(h.tags, keyword).upper().rstrip("^ ") for h in chosen.headers} - {""}
+        if len(stated) > 1:
+            raise VolumeError(
+                f"{len(stated)} values of {keyword} in one series, expected one patient; give the "
+                "images of one alone"
+            )
 
 
 def _warnings(chosen: Series) -> tuple[str, ...]:
@@ -181,3 +224,25 @@ def _warnings(chosen: Series) -> tuple[str, ...]:
     if announced is not None and announced > chosen.images:
         notes.append(f"the header announces {announced} images, {chosen.images} are there")
     return tuple(notes)
+
+
+def _step_notes(chosen: Series, apart_mm: float) -> tuple[str, ...]:
+    """Every second (third …) number alone, in slices too thin for their distance: half a scan."""
+    found = sorted({whole(h.tags, "InstanceNumber") or 0 for h in chosen.headers})
+    steps = {after - before for before, after in pairwise(found)}
+    step = steps.pop() if len(steps) == 1 else 1
+    thick = _thickness(chosen)
+    if step < 2 or thick is None or abs(thick * step / apart_mm - 1) > 0.1:
+        return ()
+    note = (
+        f"instance numbers run in steps of {step} and slices are {thick:.3g} mm thick, "
+        f"{apart_mm:.3g} mm apart: slices in between may be missing"
+    )
+    return (note,)
+
+
+def _thickness(chosen: Series) -> float | None:
+    try:
+        return number(chosen.headers[0].tags, "SliceThickness")
+    except VolumeError:
+        return None

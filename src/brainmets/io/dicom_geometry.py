@@ -192,10 +192,26 @@ def _uneven(ordered: Sequence[Plane], affine: Points) -> VolumeError:
             f"slices are missing: {gaps[wide]:.3g} mm {between}, where {usual:.3g} mm is usual; "
             f"about {missing} not there. Export the series again"
         )
+    if gaps.max() - gaps.min() < REFUSED_VOX / 2 * usual:
+        return _shifted(ordered)
     return VolumeError(
         f"slices are unevenly spaced or shifted: {gaps.min():.3g} to {gaps.max():.3g} mm apart, "
         f"widest {between}; at most {REFUSED_VOX:g} voxel off an even grid is read. Give the "
         "images of one volume alone"
+    )
+
+
+def _shifted(ordered: Sequence[Plane]) -> VolumeError:
+    """Slices evenly spaced, but one beside its neighbours: say which, and how far."""
+    places = np.array([p.position_lps_mm for p in ordered])
+    steps = np.diff(places, axis=0)
+    even = np.median(steps, axis=0) * np.arange(len(places))[:, None]
+    off = np.linalg.norm(places - even - np.median(places - even, axis=0), axis=1)
+    worst = int(off.argmax())
+    return VolumeError(
+        f"slices are shifted in their own plane: {ordered[worst].name} lies {off[worst]:.3g} mm "
+        f"beside the line of the others; at most {REFUSED_VOX:g} voxel off an even grid is read. "
+        "Give the images of one volume alone"
     )
 
 

@@ -32,8 +32,10 @@ HEAD_BYTES = 4096
 TAGS = (
     "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription", "ProtocolName",
     "AcquisitionContrast", "ComplexImageComponent", "VolumetricProperties", "BodyPartExamined",
-    "AccessionNumber", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
-    "AcquisitionNumber", "InstanceNumber", "ScanningSequence", "SequenceVariant", "SequenceName",
+    "AccessionNumber", "PatientID", "PatientName", "PatientBirthDate",
+    "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
+    "AcquisitionNumber", "AcquisitionTime", "InstanceNumber", "ScanningSequence", "SequenceVariant",
+    "SequenceName",
     "PulseSequenceName", "MRAcquisitionType", "AngioFlag", "SliceThickness", "RepetitionTime",
     "EchoTime", "EchoNumbers", "InversionTime", "FlipAngle", "DiffusionBValue", "TriggerTime",
     "ContrastBolusAgent", "ContrastBolusAgentSequence", "ContrastBolusVolume",
@@ -55,6 +57,15 @@ PIXEL_TAGS = (
 """What it takes to unpack pixels."""
 _NUMBERS: list[Any] = [Tag(keyword) for keyword in TAGS]
 _PIXEL_NUMBERS: list[Any] = [Tag(keyword) for keyword in PIXEL_TAGS]
+
+
+PREAMBLE_BYTES = 132
+"""A shorter file is no whole DICOM file (PS3.10, 7.1)."""
+OTHER_FILES = (
+    ".txt", ".xml", ".jpg", ".jpeg", ".png", ".gif", ".bmp", ".pdf", ".html", ".htm", ".css", ".js",
+    ".inf", ".exe", ".dll", ".ini", ".json", ".csv", ".tsv", ".log", ".md", ".cfg", ".ico", ".bat",
+)  # fmt: skip
+"""Endings of files that lie beside images on discs; none of them can be a slice."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,18 @@ def read_header(reader: Reader, entry: Entry) -> Header | None:
             return None
         raise ReadError("a DICOM file names no study, series or kind of object; export it again")
     return Header(entry, study, series, tags)
+
+
+def is_hollow(reader: Reader, entry: Entry) -> bool:
+    """Whether a file that is no DICOM is empty, blank or cut off, so that it may have been one.
+
+    Raises:
+        ReadError: it cannot be read.
+    """
+    if entry.name.lower().endswith(OTHER_FILES):
+        return False
+    start = reader.head(entry, HEAD_BYTES)
+    return len(start) < PREAMBLE_BYTES or not any(start)
 
 
 def parse(file: IO[bytes], *, pixels: bool) -> Dataset:

@@ -156,6 +156,9 @@ def _require_plain_bits(tags: Dataset) -> None:
     allocated, stored = whole(tags, "BitsAllocated"), whole(tags, "BitsStored")
     high = whole(tags, "HighBit")
     if allocated not in (8, 16, 32) or stored is None or not 0 < stored <= allocated:
-        raise VolumeError("BitsAllocated and BitsStored (0028,0100–0101) name no grey values")
+        raise VolumeError(
+            f"BitsAllocated and BitsStored (0028,0100–0101) of {allocated} and {stored}; expected "
+            "8, 16 or 32, and no more stored than allocated. Export the series again"
+        )
     if high not in (None, stored - 1):
         raise VolumeError("HighBit (0028,0102) is not the top one of BitsStored; export it anew")

@@ -55,6 +55,8 @@ class Plane:
         component: ``M`` for magnitude, ``P``, ``R``, ``I`` or empty.
         kinds: those of KINDS that are stated.
         frame_of_reference: UID (0020,0052), if stated.
+        time: Acquisition Time (0008,0032) as it stands; empty if not stated.
+        agent: Contrast/Bolus Agent (0018,0010) as it stands; empty if not stated.
     """
 
     entry: Entry
@@ -69,6 +71,8 @@ class Plane:
     component: str
     kinds: dict[str, float]
     frame_of_reference: str | None
+    time: str = ""
+    agent: str = ""
 
 
 def planes_of(headers: Sequence[Header]) -> tuple[Plane, ...]:
@@ -126,6 +130,8 @@ def _plane(header: Header, index: int, places: list[Dataset], name: str) -> Plan
         component=_component(header.tags, places),
         kinds=_kinds(places),
         frame_of_reference=text(header.tags, "FrameOfReferenceUID") or None,
+        time=text(header.tags, "AcquisitionTime"),
+        agent=text(header.tags, "ContrastBolusAgent"),
     )
 
 
@@ -145,7 +151,16 @@ def _require_grey(tags: Dataset) -> None:
     if samples not in (None, 1) or meaning not in ("MONOCHROME1", "MONOCHROME2"):
         if samples is None and not meaning and whole(tags, "Rows") is None:
             raise ReadError("there is no image in it; export the series again")
+        if samples in (None, 1) and not meaning:
+            raise VolumeError(
+                "PhotometricInterpretation (0028,0004) is missing; expected MONOCHROME2. Export it "
+                "again"
+            )
         raise VolumeError("colour image; expected one grey value per pixel. Give the series itself")
+    if samples is None:
+        raise VolumeError(
+            "SamplesPerPixel (0028,0002) is missing; expected 1. Export the series again"
+        )
     if meaning == "MONOCHROME1":
         raise VolumeError(
             "its grey values are inverted (MONOCHROME1), as no MR scanner writes them; give the "
@@ -168,14 +183,20 @@ def _unit(cosines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _spacing(measures: Dataset) -> tuple[float, ...]:
     spacing = numbers(measures, "PixelSpacing", 2)
     if not all(0.01 <= side <= 50 for side in spacing):
-        raise VolumeError(f"PixelSpacing (0028,0030) of {spacing[0]:g} × {spacing[1]:g} mm")
+        raise VolumeError(
+            f"PixelSpacing (0028,0030) of {spacing[0]:g} × {spacing[1]:g} mm; expected 0.01 to 50 "
+            "mm. Export the series again"
+        )
     return spacing
 
 
 def _size(tags: Dataset) -> tuple[int, int]:
     rows, columns = whole(tags, "Rows"), whole(tags, "Columns")
     if rows is None or columns is None or rows < 2 or columns < 2:
-        raise VolumeError("Rows (0028,0010) and Columns (0028,0011) name no image")
+        raise VolumeError(
+            f"Rows (0028,0010) and Columns (0028,0011) of {rows} × {columns}; expected 2 or more "
+            "of each. Export the series again"
+        )
     return rows, columns
 
 

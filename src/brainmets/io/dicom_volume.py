@@ -6,7 +6,7 @@ time points. What is chosen here, and what is refused, is listed in docs/decisio
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -39,10 +39,61 @@ def read_volume(planes: Sequence[Plane], reader: Reader) -> tuple[Volume, tuple[
     """
     chosen, notes = _magnitude(planes)
     chosen, dropped = _one_per_place(chosen, reader)
-    _require_one_kind(chosen)
-    stacked = stack(chosen)
+    stacked, packages = _stack_of_one(chosen)
     data, remarks = _fill(stacked, reader)
-    return Volume(data, stacked.grid), (*notes, *dropped, *stacked.notes, *remarks)
+    return Volume(data, stacked.grid), (*notes, *dropped, *stacked.notes, *packages, *remarks)
+
+
+def require_volume(planes: Sequence[Plane]) -> None:
+    """Refuse what :func:`read_volume` would, as far as can be told without pixels.
+
+    Raises:
+        VolumeError: as there.
+    """
+    chosen, _ = _magnitude(planes)
+    _stack_of_one([group[0] for group in same_place(chosen)])
+
+
+def _stack_of_one(planes: Sequence[Plane]) -> tuple[Stack, tuple[str, ...]]:
+    _require_one_kind(planes)
+    stacked = stack(planes)
+    return stacked, _package_notes(stacked.planes)
+
+
+def _package_notes(ordered: Sequence[Plane]) -> tuple[str, ...]:
+    """Several acquisitions in one stack are packages of one volume, or several volumes.
+
+    Raises:
+        VolumeError: two acquisitions that differ in agent, or each at a time of its own.
+    """
+    by_number: dict[float | None, list[int]] = {}
+    for place, plane in enumerate(ordered):
+        by_number.setdefault(plane.kinds.get("acquisition"), []).append(place)
+    packages = [places for places in by_number.values() if len(places) > 1]
+    if len(by_number) < 2 or not packages:
+        return ()
+    times = [{ordered[k].time for k in places} for places in by_number.values()]
+    agents = [{ordered[k].agent for k in places} for places in by_number.values()]
+    for what, found in (("acquisition time", times), ("contrast agent", agents)):
+        if all(len(one) == 1 for one in found) and len(set.union(*found)) > 1:
+            raise _acquisitions(ordered, packages, f"each with its own {what}")
+    if not all(_is_even(places) for places in packages):
+        raise _acquisitions(ordered, packages, "mixed without order")
+    return (f"the slices were acquired in {len(by_number)} packages, taken for one volume",)
+
+
+def _is_even(places: Sequence[int]) -> bool:
+    """Whether a package is every k-th slice of the stack."""
+    return len({after - before for before, after in pairwise(places)}) <= 1
+
+
+def _acquisitions(
+    ordered: Sequence[Plane], packages: Sequence[Sequence[int]], how: str
+) -> VolumeError:
+    return VolumeError(
+        f"several acquisitions in one series, {how} ({ordered[packages[0][0]].name} is of one of "
+        f"{len(packages)}); expected one volume. Give the images of one acquisition alone"
+    )
 
 
 def _magnitude(planes: Sequence[Plane]) -> tuple[list[Plane], tuple[str, ...]]:
@@ -91,6 +142,10 @@ def _single(plane: Plane, reader: Reader) -> npt.NDArray[np.float32]:
 
 def _why_two(planes: Sequence[Plane], one: Plane, other: Plane) -> str:
     where = f"{one.name} and {other.name} show one place differently"
+    if one.name == other.name:
+        x, y, z = one.position_lps_mm
+        where = f"two images called {one.name}, at ({x:.1f}, {y:.1f}, {z:.1f}) mm LPS, show one "
+        where += "place differently"
     for kind in (*CONSTANT, "trigger time", "acquisition"):
         if _differ(one.kinds.get(kind), other.kinds.get(kind)):
             values = {plane.kinds.get(kind) for plane in planes}

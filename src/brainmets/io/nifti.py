@@ -67,6 +67,8 @@ def read_labels(path: str | Path) -> Volume:
         ReadError, VolumeError: as :func:`read`, and for labels that are negative or
             not whole numbers.
     """
+    if not is_nifti(Path(path)) and Path(path).exists():
+        raise ReadError("the mask is no NIfTI file; expected a mask as .nii or .nii.gz")
     volume = read(path).volume
     labels = np.rint(volume.data)
     if not np.allclose(labels, volume.data, atol=1e-3) or labels.min() < 0:
