@@ -97,7 +97,7 @@ def test_a_case_without_reference_or_named_prediction_is_an_error(study):
 
 def test_a_prediction_on_another_grid_is_an_error_that_names_the_case(study):
     nifti.write(mask((1, 5), spacing=1.5), study / "out" / "c" / "mask.nii.gz")
-    with pytest.raises(GridMismatchError, match="case c: reference and prediction"):
+    with pytest.raises(GridMismatchError, match="case c: prediction and reference"):
         evaluate(study / "out", read_cohort(study))
 
 

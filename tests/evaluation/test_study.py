@@ -18,7 +18,7 @@ from brainmets.evaluation.matching import CentroidWithin, OneToOne
 from brainmets.evaluation.pictures import worst_lesion
 from brainmets.evaluation.study import Options, run_study
 from brainmets.io import nifti
-from brainmets.volume import Grid, Volume
+from brainmets.volume import AxisOrder, Grid, Volume, reorient
 
 SHAPE = (20, 12, 10)
 SPACING = (1.0, 1.5, 2.0)
@@ -166,6 +166,29 @@ def test_a_second_run_gives_the_same_bytes_also_from_the_tables_own_column(study
     assert b"roc_auc" not in again["cases.csv"]
 
 
+TURNED = AxisOrder((2, 0, 1), (True, False, True))
+
+
+@pytest.mark.parametrize(
+    "names", [("mask",), ("probability",), ("seg",), ("t1c",), ("brain",),
+              ("mask", "probability", "seg", "t1c", "brain")]
+)  # fmt: skip
+def test_no_files_axis_order_changes_anything(study, names):
+    for name in PAIRS:
+        nifti.write(image((0, 18)), study / f"{name}-brain.nii.gz")
+    lines = (study / "cohort.tsv").read_text().splitlines()
+    lines = [f"{x}\t{x[0]}-brain.nii.gz" for x in lines[1:]]
+    header = "case\tpatient\timage\tmask\tprediction\tdose\tbrain_mask"
+    (study / "cohort.tsv").write_text("\n".join([header, *lines]) + "\n")
+    assert call(study, "--within-brain") == 0
+    first = contents(study / "scores")
+    for file in study.rglob("*.nii.gz"):
+        if file.name.endswith(tuple(f"{name}.nii.gz" for name in names)):
+            nifti.write(reorient(nifti.read(file).volume, TURNED), file)
+    assert call(study, "--within-brain") == 0
+    assert contents(study / "scores") == first
+
+
 @pytest.mark.slow  # starts processes
 def test_several_processes_give_the_same_bytes(study):
     assert call(study) == 0
@@ -259,7 +282,7 @@ def spoil_column(study):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (spoil_grid, "case b: reference and prediction lie on different grids"),
+        (spoil_grid, "case b: prediction and reference lie on different grids"),
         (spoil_labels, "case b: mask.nii.gz: labels must be whole numbers"),
         (spoil_probability, "case b: probabilities between 0 and 1.5; expected 0 to 1"),
         (spoil_with_nan, "case b: probability.nii.gz: 48 voxels are NaN"),

@@ -11,7 +11,7 @@ from brainmets.config import DecisionRule, from_mapping
 from brainmets.errors import CohortError, InputError, ReadError
 from brainmets.evaluation.case import CaseScores, Scoring, score
 from brainmets.io import nifti
-from brainmets.volume import on_grid
+from brainmets.volume import Volume, on_grid, to_nearest_ras
 
 MASK_NAME = "mask.nii.gz"
 """What the mask is called in a case's output folder."""
@@ -174,20 +174,35 @@ def _probability(case: Case, predictions: Path | None) -> Path | None:
     return Path(named) if named else None
 
 
+def read_masks(files: Files) -> tuple[Volume, Volume]:
+    """Reference and prediction of a case on one grid, whatever axis order either file has.
+
+    Returns:
+        Both with the reference's axes in nearest-RAS order, so that nothing which is scored or
+        drawn depends on how a converter laid out a file.
+
+    Raises:
+        InputError: one is not a mask, or they do not lie on the same voxels.
+    """
+    reference = to_nearest_ras(nifti.read_labels(files.reference))
+    prediction = nifti.read_labels(files.prediction)
+    return reference, on_grid(prediction, reference.grid, "prediction and reference")
+
+
 def _score_files(job: _Job) -> CaseScores:
     files = job.files
     try:
         probability = None if files.probability is None else nifti.read(files.probability).volume
         brain = None if files.brain is None else nifti.read_labels(files.brain)
-        prediction = nifti.read_labels(files.prediction)
-        reference = nifti.read_labels(files.reference)
+        reference, prediction = read_masks(files)
+        grid = reference.grid
         scores = score(
             prediction,
-            on_grid(reference, prediction.grid, "reference and prediction"),
+            reference,
             case_id=job.case_id,
             target_labels=job.target_labels,
-            domain=brain and on_grid(brain, prediction.grid, "brain mask and prediction"),
-            probability=probability,
+            domain=brain and on_grid(brain, grid, "brain mask and reference"),
+            probability=probability and on_grid(probability, grid, "probability and reference"),
             candidate_rule=_rule_beside(files.prediction),
             scoring=job.scoring,
         )
