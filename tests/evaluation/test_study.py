@@ -312,6 +312,10 @@ def test_bad_input_is_one_line_that_names_the_case_and_leaves_nothing(study, cap
         (["--brats", "NETC"], "region 'NETC'; expected one of target, ET, TC, WT"),
         (["--nsd-mm", "-1"], "NSD tolerances"),
         (["--false-positives", "0"], "operating points"),
+        (["--false-positives", "-1"], "operating points"),
+        (["--false-positives", "nan"], "operating points"),
+        (["--false-positives", "inf"], "operating points"),
+        (["--false-positives", "101"], "at most 100 false positives per scan"),
     ],
 )
 def test_what_is_no_option_is_refused_with_what_there_is(study, capsys, words, said):

@@ -25,6 +25,10 @@ from brainmets.evaluation.tables import FILES, write_scores
 from brainmets.io.storage import require_own
 
 
+MOST_FALSE_POSITIVES = 100.0
+"""Per scan; no reader would look at more, and the drawn curve grows with it."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How a cohort is evaluated.
@@ -38,7 +42,8 @@ class Options:
         workers: processes; the results do not depend on it.
 
     Raises:
-        ConfigError: an operating point that is not above 0, or none.
+        ConfigError: an operating point that is not above 0 or above
+            :data:`MOST_FALSE_POSITIVES`, or none.
     """
 
     target_labels: tuple[int, ...] | None = None
@@ -51,8 +56,11 @@ class Options:
     def __post_init__(self) -> None:
         """Check the operating points."""
         points = self.false_positives
-        if not points or not all(0 < point < float("inf") for point in points):
-            raise ConfigError(f"operating points {points}; expected numbers above 0")
+        if not points or not all(0 < point <= MOST_FALSE_POSITIVES for point in points):
+            raise ConfigError(
+                f"operating points {points}; expected numbers above 0, at most "
+                f"{MOST_FALSE_POSITIVES:g} false positives per scan"
+            )
 
 
 def run_study(
