@@ -351,6 +351,40 @@ def test_a_folder_of_other_things_is_not_replaced(study):
         run_study(study / "out", read_cohort(study, covariates=["dose"]), study / "scores")
 
 
+def test_files_that_merely_have_our_names_are_not_replaced(study, capsys):
+    scores = study / "scores"
+    scores.mkdir()
+    (scores / "cases.csv").write_text("mine")
+    assert call(study) == 1
+    assert "summary.json is absent or not one of ours" in capsys.readouterr().err
+    (scores / "summary.json").write_text("[1]")
+    assert call(study) == 1
+    assert (scores / "cases.csv").read_text() == "mine"
+    (scores / "cases.csv").unlink()
+    (scores / "cases.csv").mkdir()
+    assert call(study) == 1
+    assert "holds 'cases.csv'" in capsys.readouterr().err
+
+
+def test_what_a_link_leads_to_is_written_and_the_link_stays(study):
+    (study / "real").mkdir()
+    (study / "scores").symlink_to("real")
+    for _ in range(2):
+        assert call(study) == 0
+        assert (study / "scores").is_symlink()
+        assert (study / "real" / "cases.csv").is_file()
+
+
+@pytest.mark.parametrize("name", ["cohort.tsv", "cohort.tsv/deep/scores", "x" * 300, "loop"])
+def test_a_place_that_cannot_be_written_is_refused_before_scoring(study, capsys, monkeypatch, name):
+    (study / "loop").symlink_to("loop")
+    monkeypatch.setattr("brainmets.evaluation.study.evaluate", lambda *_, **__: 1 / 0)
+    before = sorted(study.iterdir())
+    assert run(study / "out", study, "-o", study / name, "--covariate", "dose") == 1
+    assert f"error: cannot write {name.rpartition('/')[2]!r}" in capsys.readouterr().err
+    assert sorted(study.iterdir()) == before
+
+
 def test_options_that_make_no_sense_are_refused():
     with pytest.raises(ConfigError):
         Options(false_positives=())

@@ -21,8 +21,7 @@ from brainmets.evaluation.page import render
 from brainmets.evaluation.pictures import worst_cases
 from brainmets.evaluation.statistics import RESAMPLES
 from brainmets.evaluation.summary import SEED, summarise
-from brainmets.evaluation.tables import FILES, write_scores
-from brainmets.io.storage import require_own
+from brainmets.evaluation.tables import place_for_scores, write_scores
 
 
 MOST_FALSE_POSITIVES = 100.0
@@ -91,7 +90,7 @@ def run_study(
     """
     options = options or Options()
     if out is not None:
-        require_own(out, FILES)
+        out = place_for_scores(out)
     if predictions is not None:
         require_references(predictions, cohort)
     cases = evaluate(
