@@ -13,7 +13,7 @@ from brainmets.evaluation.case import CaseScores, score_names
 from brainmets.evaluation.lesionwise import MatchedLesion
 from brainmets.evaluation.pooled import scores_by_size
 from brainmets.evaluation.scores import Score
-from brainmets.evaluation.summary import patients_of, rows, summarise
+from brainmets.evaluation.summary import owner_of, patients_of, rows, summarise
 from brainmets.io.storage import (
     destination,
     require_own,
@@ -195,11 +195,11 @@ def _values_and_reasons(scores: Mapping[str, Score]) -> tuple[str, ...]:
 
 
 def _patient_rows(cases: Sequence[CaseScores]) -> Iterator[tuple[str, ...]]:
-    counts = Counter(case.patient_id or case.case_id for case in cases)
-    for patient in patients_of(cases):
+    counts = Counter(owner_of(case) for case in cases)  # in the order of the patients
+    for patient, count in zip(patients_of(cases), counts.values(), strict=True):
         yield (
             patient.patient_id,
-            str(counts[patient.patient_id]),
+            str(count),
             str(patient.reference_lesions),
             str(patient.predicted_lesions),
             _number(patient.reference_mm3),
