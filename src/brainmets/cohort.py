@@ -36,6 +36,9 @@ COLUMNS = (
 """Columns a cohort table may have; only ``image`` is required."""
 
 FILES = ("image", "mask", "brain_mask", "prediction", "probability")
+LONGEST_NAME = 200
+"""Bytes of a case's name; file systems take 255, of which some are added while writing."""
+
 NUMBERS = ("days", "age", "manual_time_s", "model_time_s")
 
 
@@ -216,8 +219,8 @@ def _case_of(table: Path, line: int, row: Mapping[str, str | None]) -> Case:
     files: dict[str, Path | None] = {}
     for column in FILES:
         files[column] = table.parent / values[column] if values.get(column) else None
-        if (file := files[column]) is not None and not file.exists():
-            raise CohortError(f"{where}, column {column!r}: no file {values[column]!r}")
+        if (file := files[column]) is not None:
+            _require_file(f"{where}, column {column!r}", file, folder=column == "image")
     for column in NUMBERS:
         if values.get(column) and not _is_number(values[column]):
             raise CohortError(f"{where}, column {column!r}: {values[column]!r} is not a number")
@@ -229,10 +232,23 @@ def _case_of(table: Path, line: int, row: Mapping[str, str | None]) -> Case:
         if (file := files[column]) is not None:
             rest[column] = str(file)
     name = values.get("case") or stem(files["image"])
-    if name != Path(name).name or name.startswith("."):
+    if name != Path(name).name or name.startswith(".") or len(name.encode()) > LONGEST_NAME:
         raise CohortError(f"{where}: case {name!r} cannot be a folder's name")
     series = values.get("series") or None
     return Case(name, files["image"], files["mask"], files["brain_mask"], rest, series=series)
+
+
+def _require_file(where: str, file: Path, *, folder: bool) -> None:
+    """Refuse a file that is not there, by its name alone; an image may be a folder."""
+    try:
+        there, is_folder = file.exists(), file.is_dir()
+    except (OSError, ValueError) as error:  # the name is too long, say
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise CohortError(f"{where}: no file {file.name!r} ({reason}); check the name") from error
+    if not there:
+        raise CohortError(f"{where}: no file {file.name!r}; check the name")
+    if is_folder and not folder:
+        raise CohortError(f"{where}: {file.name!r} is a folder; name a NIfTI file")
 
 
 def _is_number(text: str) -> bool:

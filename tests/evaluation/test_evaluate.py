@@ -80,8 +80,8 @@ def test_target_labels_reach_the_reference(study):
 def test_a_missing_prediction_is_an_error_that_names_the_case(study):
     cohort = read_cohort(study)
     (study / "out" / "b" / "mask.nii.gz").unlink()
-    for predictions in (study / "out", None):
-        with pytest.raises(CohortError, match="case b: no prediction b/mask"):
+    for predictions, name in ((study / "out", "b/mask.nii.gz"), (None, "mask.nii.gz")):
+        with pytest.raises(CohortError, match=f"case b: no prediction {name};"):
             evaluate(predictions, cohort)
 
 

@@ -274,6 +274,31 @@ def spoil_report(study):
     (study / "out" / "b" / "report.json").write_text("{}")
 
 
+def spoil_rule(study):
+    report = {"provenance": {"decision_rule": [0.3, 0.6]}}
+    (study / "out" / "b" / "report.json").write_text(json.dumps(report))
+
+
+def spoil_name(study):
+    text = (study / "cohort.tsv").read_text().replace("b-seg", "b" * 300)
+    (study / "cohort.tsv").write_text(text)
+
+
+def spoil_file(study):
+    (study / "b-seg.nii.gz").unlink()
+    (study / "b-seg.nii.gz").mkdir()
+
+
+def spoil_voxel(study):
+    bad = image((2, 6), kind=np.float32)
+    bad.data[0, 0, 0] = np.nan
+    nifti.write(bad, study / "out/b/probability.nii.gz")
+
+
+def spoil_by_a_hair(study):
+    nifti.write(image((2, 6), value=1.0000001, kind=np.float32), study / "out/b/probability.nii.gz")
+
+
 def spoil_column(study):
     text = (study / "cohort.tsv").read_text().replace("dose", "doze")
     (study / "cohort.tsv").write_text(text)
@@ -291,6 +316,11 @@ def spoil_column(study):
         (spoil_row, "case b: a prediction but no reference"),
         (spoil_folder, "case a, column 'prediction': no file"),
         (spoil_report, "case b: report.json: not a report"),
+        (spoil_rule, "case b: report.json: not a report"),
+        (spoil_name, "case b, column 'mask': no file 'bbb"),
+        (spoil_file, "case b, column 'mask': 'b-seg.nii.gz' is a folder; name a NIfTI file"),
+        (spoil_voxel, "case b: probability.nii.gz: 1 voxel is NaN"),
+        (spoil_by_a_hair, "case b: probabilities between 0 and 1.00000012; expected"),
         (spoil_column, "unknown column 'doze'; did you mean 'dose'?"),
     ],
 )
@@ -311,6 +341,16 @@ def test_bad_input_is_one_line_that_names_the_case_and_leaves_nothing(study, cap
         (["--rule", "nearest"], "matching rule 'nearest'; expected one of any-overlap"),
         (["--brats", "NETC"], "region 'NETC'; expected one of target, ET, TC, WT"),
         (["--nsd-mm", "-1"], "NSD tolerances"),
+        (["--rule", "centroid:inf"], "distance_mm is inf; expected a number from 0 to 1000"),
+        (["--rule", "centroid:1e308"], "expected a number from 0 to 1000"),
+        (["--nsd-mm", "1", "--nsd-mm", "1.0000001"], "two would have one name"),
+        (["--target", "0"], "target labels (0,); expected whole numbers above 0"),
+        (["--predicted-target", "-1"], "predicted labels (-1,); expected whole numbers above 0"),
+        (["--covariate", "dice"], "covariate 'dice': the name of a column"),
+        (["--covariate", "nsd_1mm"], "covariate 'nsd_1mm': the name of a column"),
+        (["--covariate", "case"], "covariate 'case': the name of a column"),
+        (["--covariate", "dos"], "has no such column; did you mean 'dose'?"),
+        (["--covariate", ""], "covariate '': the cohort has no such column"),
         (["--false-positives", "0"], "operating points"),
         (["--false-positives", "-1"], "operating points"),
         (["--false-positives", "nan"], "operating points"),
@@ -349,6 +389,21 @@ def test_a_folder_of_other_things_is_not_replaced(study):
     assert [p.name for p in (study / "scores").iterdir()] == ["notes.txt"]
     with pytest.raises(WriteError, match=r"notes\.txt"):
         run_study(study / "out", read_cohort(study, covariates=["dose"]), study / "scores")
+
+
+def test_unfinished_and_hidden_folders_of_predictions_are_passed_over(study):
+    for name in (".unfinished-12345678-1-x", ".trash"):
+        (study / "out" / name).mkdir()
+        nifti.write(image(), study / "out" / name / "mask.nii.gz")
+    assert call(study) == 0
+
+
+def test_a_case_named_as_another_ones_patient_is_not_counted_for_it(study):
+    text = (study / "cohort.tsv").read_text().replace("c\tc\t", "c\t\t", 1)
+    (study / "cohort.tsv").write_text(text.replace("\tp1\t", "\tc\t"))
+    assert call(study) == 0
+    found = [(r["patient"], r["cases"]) for r in rows(study / "scores" / "patients.csv")]
+    assert found == [("c", "2"), ("c", "1"), ("d", "1"), ("e", "1")]
 
 
 def test_files_that_merely_have_our_names_are_not_replaced(study, capsys):

@@ -50,6 +50,18 @@ BRATS_REGIONS = (TARGET, *REGIONS)
 NO_PROBABILITIES = "no probabilities were given"
 
 
+def require_labels(labels: Collection[int] | None, what: str) -> None:
+    """Refuse labels that no mask marks anything with.
+
+    Raises:
+        ConfigError: a label of 0, the background, or below.
+    """
+    if labels is not None and min(labels, default=1) < 1:
+        raise ConfigError(
+            f"{what} labels {tuple(labels)}; expected whole numbers above 0 (0 is the background)"
+        )
+
+
 @dataclass(frozen=True)
 class Scoring:
     """Which scores, by which rules.
@@ -63,7 +75,7 @@ class Scoring:
         predicted_labels: labels of the prediction that count as found; None: all above 0.
 
     Raises:
-        ConfigError: no such region, or a tolerance below 0.
+        ConfigError: no such region, a tolerance below 0 or twice, or a label below 1.
     """
 
     rule: Rule = field(default_factory=AnyOverlap)
@@ -80,6 +92,11 @@ class Scoring:
                 raise ConfigError(f"region {name!r}; expected one of {', '.join(BRATS_REGIONS)}")
         if not all(0 <= mm < float("inf") for mm in self.nsd_mm):
             raise ConfigError(f"NSD tolerances {self.nsd_mm} mm; expected numbers of 0 or more")
+        if len({f"{mm:g}" for mm in self.nsd_mm}) < len(self.nsd_mm):
+            raise ConfigError(
+                f"NSD tolerances {self.nsd_mm} mm: two would have one name; leave one out"
+            )
+        require_labels(self.predicted_labels, "predicted")
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def _require_probabilities(data: Array) -> None:
     lowest, highest = float(data.min()), float(data.max())  # NaN if there is one
     if not (lowest >= 0 and highest <= 1):
         raise VolumeError(
-            f"probabilities between {lowest:.4g} and {highest:.4g}; expected 0 to 1. "
+            f"probabilities between {lowest:.9g} and {highest:.9g}; expected 0 to 1. "
             "Give the model's probabilities, not logits or percentages"
         )
 

@@ -92,7 +92,7 @@ def require_references(predictions: Path, cohort: Cohort) -> None:
     if not predictions.is_dir():
         raise CohortError(f"{predictions.name}: no such folder of predictions; check the name")
     known = {case.case_id for case in cohort}
-    found = sorted(path.parent.name for path in predictions.glob(f"*/{MASK_NAME}"))
+    found = sorted(path.parent.name for path in predictions.glob(f"[!.]*/{MASK_NAME}"))
     for name in found:
         if name not in known:
             raise CohortError(
@@ -142,10 +142,12 @@ def files_of(case: Case, predictions: Path | None, *, within_brain: bool = False
             f"case {case.case_id}: no reference mask; name one in column 'mask', or leave the "
             "case out"
         )
+    named = ""
     if predictions is not None:
         prediction = predictions / case.case_id / MASK_NAME
-    elif named := case.row.get("prediction"):
-        prediction = Path(named)
+    elif case.row.get("prediction"):
+        prediction = Path(case.row["prediction"])
+        named = prediction.name
     else:
         raise CohortError(
             f"case {case.case_id}: no prediction; give a folder of predictions, or name the file "
@@ -153,7 +155,7 @@ def files_of(case: Case, predictions: Path | None, *, within_brain: bool = False
         )
     if not prediction.is_file():
         raise CohortError(
-            f"case {case.case_id}: no prediction {case.case_id}/{prediction.name}; "
+            f"case {case.case_id}: no prediction {named or f'{case.case_id}/{MASK_NAME}'}; "
             "segment this case first, or leave it out of the cohort"
         )
     if within_brain and case.brain_mask is None:
@@ -218,9 +220,9 @@ def _rule_beside(prediction: Path) -> DecisionRule | None:
         return None
     try:
         rule = json.loads(path.read_text(encoding="utf-8"))["provenance"]["decision_rule"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return None if rule is None else from_mapping(DecisionRule, dict(rule))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ReadError(
             f"{REPORT_NAME}: not a report ({type(error).__name__}); make the prediction again, or "
             "remove the file"
         ) from error
-    return None if rule is None else from_mapping(DecisionRule, rule)

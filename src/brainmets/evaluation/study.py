@@ -1,6 +1,7 @@
 """A whole evaluation: predictions and a cohort in, a folder of tables and a page out."""
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -11,9 +12,10 @@ import numpy as np
 import scipy
 
 import brainmets
+from brainmets.cohort import FILES as FILE_COLUMNS
 from brainmets.cohort import Cohort
-from brainmets.errors import ConfigError
-from brainmets.evaluation.case import CaseScores, Scoring
+from brainmets.errors import CohortError, ConfigError
+from brainmets.evaluation.case import CaseScores, Scoring, require_labels, score, score_names
 from brainmets.evaluation.evaluate import evaluate, require_references
 from brainmets.evaluation.froc import LUNA_FALSE_POSITIVES
 from brainmets.evaluation.matching import in_words
@@ -22,7 +24,7 @@ from brainmets.evaluation.pictures import worst_cases
 from brainmets.evaluation.statistics import RESAMPLES
 from brainmets.evaluation.summary import SEED, summarise
 from brainmets.evaluation.tables import place_for_scores, write_scores
-
+from brainmets.volume import Grid, Volume
 
 MOST_FALSE_POSITIVES = 100.0
 """Per scan; no reader would look at more, and the drawn curve grows with it."""
@@ -42,7 +44,7 @@ class Options:
 
     Raises:
         ConfigError: an operating point that is not above 0 or above
-            :data:`MOST_FALSE_POSITIVES`, or none.
+            :data:`MOST_FALSE_POSITIVES`, or none; a target label below 1.
     """
 
     target_labels: tuple[int, ...] | None = None
@@ -53,7 +55,8 @@ class Options:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        """Check the operating points."""
+        """Check labels and operating points."""
+        require_labels(self.target_labels, "target")
         points = self.false_positives
         if not points or not all(0 < point <= MOST_FALSE_POSITIVES for point in points):
             raise ConfigError(
@@ -89,6 +92,7 @@ def run_study(
         WriteError: ``out`` cannot be written to, or holds something else.
     """
     options = options or Options()
+    _require_covariates(cohort, options)
     if out is not None:
         out = place_for_scores(out)
     if predictions is not None:
@@ -109,6 +113,29 @@ def run_study(
         page = _page(cases, summary, cohort, predictions, options)
         write_scores(cases, out, summary=summary, page=page)
     return summary
+
+
+def _require_covariates(cohort: Cohort, options: Options) -> None:
+    """Refuse covariates that the cohort lacks, or that would hide a column of scores.
+
+    Raises:
+        CohortError: there is one.
+    """
+    grid = Grid((2, 2, 2), np.eye(4))
+    blank, likely = (Volume(np.zeros(grid.shape, kind), grid) for kind in (np.uint8, np.float32))
+    plain = dataclasses.replace(options.scoring, brats=())
+    scores = score_names([score(blank, blank, probability=likely, scoring=plain)])
+    taken = {"case", "patient", "undefined", *FILE_COLUMNS, *scores}
+    known = sorted({name for case in cohort for name in case.row} - taken)
+    for name in options.covariates:
+        if name in taken:
+            raise CohortError(
+                f"covariate {name!r}: the name of a column of files or scores; rename the column"
+            )
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"found {', '.join(known) or 'none'}"
+            raise CohortError(f"covariate {name!r}: the cohort has no such column; {hint}")
 
 
 def settings_of(options: Options) -> dict[str, Any]:

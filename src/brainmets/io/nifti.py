@@ -59,7 +59,8 @@ def read(path: str | Path, *, sequence: str | None = None) -> Scan:
     data = _voxels(path, image)
     if not np.isfinite(data).all():
         count = int((~np.isfinite(data)).sum())
-        raise VolumeError(f"{path.name}: {count} voxels are NaN or infinite; repair the scan")
+        voxels = "1 voxel is" if count == 1 else f"{count} voxels are"
+        raise VolumeError(f"{path.name}: {voxels} NaN or infinite; repair the scan")
     return Scan(Volume(data, grid), sequence=sequence, notes=notes)
 
 
