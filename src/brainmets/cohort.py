@@ -39,6 +39,9 @@ FILES = ("image", "mask", "brain_mask", "prediction", "probability")
 LONGEST_NAME = 200
 """Bytes of a case's name; file systems take 255, of which some are added while writing."""
 
+LONGEST_PART = 255
+"""Bytes of a file's name that file systems take."""
+
 NUMBERS = ("days", "age", "manual_time_s", "model_time_s")
 
 
@@ -154,6 +157,8 @@ def read_cohort(path: str | Path, *, covariates: Sequence[str] = ()) -> Cohort:
             a missing file, or the same case twice.
     """
     path = Path(path)
+    if any(len(part.encode()) > LONGEST_PART for part in path.parts):
+        raise CohortError(f"{path.name}: no file has so long a name; check it")
     if path.is_dir():
         table = path / "cohort.tsv"
         return _from_table(table, covariates) if table.is_file() else _from_folder(path)

@@ -406,6 +406,35 @@ def test_a_case_named_as_another_ones_patient_is_not_counted_for_it(study):
     assert found == [("c", "2"), ("c", "1"), ("d", "1"), ("e", "1")]
 
 
+def test_a_target_label_that_no_reference_holds_is_warned_of(study, capsys):
+    assert call(study, "--target", "1", "--target", "9") == 0
+    said = capsys.readouterr().err
+    assert "warning: target label 9 occurs in no reference of the cohort" in said
+    assert "target label 1 " not in said
+
+
+def test_reasons_tell_an_empty_domain_and_what_lies_within_it():
+    from brainmets.evaluation.case import score
+
+    mask = image((2, 6))
+    for domain, said in ((image(), ""), (image((10, 14)), " within the domain")):
+        got = score(mask, mask, domain=domain, probability=mask.with_data(mask.data * 0.5)).scores
+        for name, where in (
+            ("dice", "reference and prediction are both empty"),
+            ("precision", "the prediction is empty"),
+            ("sensitivity", "the reference is empty"),
+            ("roc_auc", "the reference is empty"),
+        ):
+            assert got[name].reason == (where + said if said else "the domain is empty")
+
+
+def test_a_table_of_too_long_a_name_is_one_line(study, capsys):
+    assert run(study / "out", study / ("x" * 300)) == 2
+    assert "no file has so long a name" in capsys.readouterr().err
+    assert run("x" * 300, study, "--covariate", "dose") == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
 def test_files_that_merely_have_our_names_are_not_replaced(study, capsys):
     scores = study / "scores"
     scores.mkdir()

@@ -115,6 +115,7 @@ class CaseScores:
         candidates: for the free-response curve; None without probabilities.
         candidate_rule: what made them.
         covariates: columns of the cohort's table to be kept with the scores.
+        target_found: which of the target labels the reference holds, if any were named.
     """
 
     case_id: str
@@ -128,6 +129,7 @@ class CaseScores:
     candidates: ScanCandidates | None = None
     candidate_rule: DecisionRule | None = None
     covariates: Mapping[str, str] = field(default_factory=dict)
+    target_found: tuple[int, ...] = ()
 
     def score_of(self, name: str) -> Score:
         """A score by name, undefined if this case lacks what it takes."""
@@ -187,11 +189,12 @@ def score(
         candidates = candidates_of(lesions, probability, candidate_rule)
     pairing = pair_up(findings, scoring.rule)
     counts = count(truth, found, domain=domain)
+    within = "" if domain is None else "within the domain"
     return CaseScores(
         case_id,
         {
-            **voxel_scores(counts),
-            **agreement_scores(counts),
+            **voxel_scores(counts, within=within),
+            **agreement_scores(counts, within=within),
             **curves,
             **surface_scores(truth, found, tolerances_mm=scoring.nsd_mm),
             **lesion_scores(pairing.match),
@@ -205,6 +208,7 @@ def score(
         brats=_brats_scores(scoring, (reference, prediction), (truth, found)),
         candidates=candidates,
         candidate_rule=None if probability is None else candidate_rule,
+        target_found=tuple(n for n in target_labels or () if np.equal(reference.data, n).any()),
     )  # fmt: skip
 
 

@@ -89,7 +89,11 @@ def require_references(predictions: Path, cohort: Cohort) -> None:
         CohortError: no such folder, or a prediction in it that belongs to no case of the
             cohort.
     """
-    if not predictions.is_dir():
+    try:
+        there = predictions.is_dir()
+    except OSError:  # the name is too long, say
+        there = False
+    if not there:
         raise CohortError(f"{predictions.name}: no such folder of predictions; check the name")
     known = {case.case_id for case in cohort}
     found = sorted(path.parent.name for path in predictions.glob(f"[!.]*/{MASK_NAME}"))

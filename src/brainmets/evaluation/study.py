@@ -109,6 +109,7 @@ def run_study(
     )
     summary = summarise(cases, false_positives=options.false_positives)
     summary["settings"] = settings_of(options)
+    summary["warnings"] = _warnings(cases, options)
     if out is not None:
         page = _page(cases, summary, cohort, predictions, options)
         write_scores(cases, out, summary=summary, page=page)
@@ -136,6 +137,16 @@ def _require_covariates(cohort: Cohort, options: Options) -> None:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"found {', '.join(known) or 'none'}"
             raise CohortError(f"covariate {name!r}: the cohort has no such column; {hint}")
+
+
+def _warnings(cases: Sequence[CaseScores], options: Options) -> list[str]:
+    """What may be a mistake, though it can be scored."""
+    found = {label for case in cases for label in case.target_found}
+    return [
+        f"target label {label} occurs in no reference of the cohort; check the number"
+        for label in options.target_labels or ()
+        if label not in found
+    ]
 
 
 def settings_of(options: Options) -> dict[str, Any]:
