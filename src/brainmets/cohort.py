@@ -36,6 +36,12 @@ COLUMNS = (
 """Columns a cohort table may have; only ``image`` is required."""
 
 FILES = ("image", "mask", "brain_mask", "prediction", "probability")
+LONGEST_NAME = 200
+"""Bytes of a case's name; file systems take 255, of which some are added while writing."""
+
+LONGEST_PART = 255
+"""Bytes of a file's name that file systems take."""
+
 NUMBERS = ("days", "age", "manual_time_s", "model_time_s")
 
 
@@ -151,6 +157,8 @@ def read_cohort(path: str | Path, *, covariates: Sequence[str] = ()) -> Cohort:
             a missing file, or the same case twice.
     """
     path = Path(path)
+    if any(len(part.encode()) > LONGEST_PART for part in path.parts):
+        raise CohortError(f"{path.name}: no file has so long a name; check it")
     if path.is_dir():
         table = path / "cohort.tsv"
         return _from_table(table, covariates) if table.is_file() else _from_folder(path)
@@ -216,8 +224,8 @@ def _case_of(table: Path, line: int, row: Mapping[str, str | None]) -> Case:
     files: dict[str, Path | None] = {}
     for column in FILES:
         files[column] = table.parent / values[column] if values.get(column) else None
-        if (file := files[column]) is not None and not file.exists():
-            raise CohortError(f"{where}, column {column!r}: no file {values[column]!r}")
+        if (file := files[column]) is not None:
+            _require_file(f"{where}, column {column!r}", file, folder=column == "image")
     for column in NUMBERS:
         if values.get(column) and not _is_number(values[column]):
             raise CohortError(f"{where}, column {column!r}: {values[column]!r} is not a number")
@@ -229,10 +237,23 @@ def _case_of(table: Path, line: int, row: Mapping[str, str | None]) -> Case:
         if (file := files[column]) is not None:
             rest[column] = str(file)
     name = values.get("case") or stem(files["image"])
-    if name != Path(name).name or name.startswith("."):
+    if name != Path(name).name or name.startswith(".") or len(name.encode()) > LONGEST_NAME:
         raise CohortError(f"{where}: case {name!r} cannot be a folder's name")
     series = values.get("series") or None
     return Case(name, files["image"], files["mask"], files["brain_mask"], rest, series=series)
+
+
+def _require_file(where: str, file: Path, *, folder: bool) -> None:
+    """Refuse a file that is not there, by its name alone; an image may be a folder."""
+    try:
+        there, is_folder = file.exists(), file.is_dir()
+    except (OSError, ValueError) as error:  # the name is too long, say
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise CohortError(f"{where}: no file {file.name!r} ({reason}); check the name") from error
+    if not there:
+        raise CohortError(f"{where}: no file {file.name!r}; check the name")
+    if is_folder and not folder:
+        raise CohortError(f"{where}: {file.name!r} is a folder; name a NIfTI file")
 
 
 def _is_number(text: str) -> bool:

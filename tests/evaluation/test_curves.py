@@ -64,7 +64,7 @@ def test_values_that_one_uint16_would_merge_are_kept_apart():
 @pytest.mark.parametrize(
     ("reference", "domain", "reason"),
     [
-        (0, 1, "the reference is empty"),
+        (0, 1, "the reference is empty within the domain"),
         (1, 1, "the reference fills the whole domain"),
         (1, 0, "the domain is empty"),
     ],

@@ -80,8 +80,8 @@ def test_target_labels_reach_the_reference(study):
 def test_a_missing_prediction_is_an_error_that_names_the_case(study):
     cohort = read_cohort(study)
     (study / "out" / "b" / "mask.nii.gz").unlink()
-    for predictions in (study / "out", None):
-        with pytest.raises(CohortError, match="case b: no prediction b/mask"):
+    for predictions, name in ((study / "out", "b/mask.nii.gz"), (None, "mask.nii.gz")):
+        with pytest.raises(CohortError, match=f"case b: no prediction {name};"):
             evaluate(predictions, cohort)
 
 
@@ -97,7 +97,7 @@ def test_a_case_without_reference_or_named_prediction_is_an_error(study):
 
 def test_a_prediction_on_another_grid_is_an_error_that_names_the_case(study):
     nifti.write(mask((1, 5), spacing=1.5), study / "out" / "c" / "mask.nii.gz")
-    with pytest.raises(GridMismatchError, match="case c: reference and prediction"):
+    with pytest.raises(GridMismatchError, match="case c: prediction and reference"):
         evaluate(study / "out", read_cohort(study))
 
 

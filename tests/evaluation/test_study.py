@@ -18,7 +18,7 @@ from brainmets.evaluation.matching import CentroidWithin, OneToOne
 from brainmets.evaluation.pictures import worst_lesion
 from brainmets.evaluation.study import Options, run_study
 from brainmets.io import nifti
-from brainmets.volume import Grid, Volume
+from brainmets.volume import AxisOrder, Grid, Volume, reorient
 
 SHAPE = (20, 12, 10)
 SPACING = (1.0, 1.5, 2.0)
@@ -166,6 +166,29 @@ def test_a_second_run_gives_the_same_bytes_also_from_the_tables_own_column(study
     assert b"roc_auc" not in again["cases.csv"]
 
 
+TURNED = AxisOrder((2, 0, 1), (True, False, True))
+
+
+@pytest.mark.parametrize(
+    "names", [("mask",), ("probability",), ("seg",), ("t1c",), ("brain",),
+              ("mask", "probability", "seg", "t1c", "brain")]
+)  # fmt: skip
+def test_no_files_axis_order_changes_anything(study, names):
+    for name in PAIRS:
+        nifti.write(image((0, 18)), study / f"{name}-brain.nii.gz")
+    lines = (study / "cohort.tsv").read_text().splitlines()
+    lines = [f"{x}\t{x[0]}-brain.nii.gz" for x in lines[1:]]
+    header = "case\tpatient\timage\tmask\tprediction\tdose\tbrain_mask"
+    (study / "cohort.tsv").write_text("\n".join([header, *lines]) + "\n")
+    assert call(study, "--within-brain") == 0
+    first = contents(study / "scores")
+    for file in study.rglob("*.nii.gz"):
+        if file.name.endswith(tuple(f"{name}.nii.gz" for name in names)):
+            nifti.write(reorient(nifti.read(file).volume, TURNED), file)
+    assert call(study, "--within-brain") == 0
+    assert contents(study / "scores") == first
+
+
 @pytest.mark.slow  # starts processes
 def test_several_processes_give_the_same_bytes(study):
     assert call(study) == 0
@@ -251,6 +274,31 @@ def spoil_report(study):
     (study / "out" / "b" / "report.json").write_text("{}")
 
 
+def spoil_rule(study):
+    report = {"provenance": {"decision_rule": [0.3, 0.6]}}
+    (study / "out" / "b" / "report.json").write_text(json.dumps(report))
+
+
+def spoil_name(study):
+    text = (study / "cohort.tsv").read_text().replace("b-seg", "b" * 300)
+    (study / "cohort.tsv").write_text(text)
+
+
+def spoil_file(study):
+    (study / "b-seg.nii.gz").unlink()
+    (study / "b-seg.nii.gz").mkdir()
+
+
+def spoil_voxel(study):
+    bad = image((2, 6), kind=np.float32)
+    bad.data[0, 0, 0] = np.nan
+    nifti.write(bad, study / "out/b/probability.nii.gz")
+
+
+def spoil_by_a_hair(study):
+    nifti.write(image((2, 6), value=1.0000001, kind=np.float32), study / "out/b/probability.nii.gz")
+
+
 def spoil_column(study):
     text = (study / "cohort.tsv").read_text().replace("dose", "doze")
     (study / "cohort.tsv").write_text(text)
@@ -259,7 +307,7 @@ def spoil_column(study):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (spoil_grid, "case b: reference and prediction lie on different grids"),
+        (spoil_grid, "case b: prediction and reference lie on different grids"),
         (spoil_labels, "case b: mask.nii.gz: labels must be whole numbers"),
         (spoil_probability, "case b: probabilities between 0 and 1.5; expected 0 to 1"),
         (spoil_with_nan, "case b: probability.nii.gz: 48 voxels are NaN"),
@@ -268,6 +316,11 @@ def spoil_column(study):
         (spoil_row, "case b: a prediction but no reference"),
         (spoil_folder, "case a, column 'prediction': no file"),
         (spoil_report, "case b: report.json: not a report"),
+        (spoil_rule, "case b: report.json: not a report"),
+        (spoil_name, "case b, column 'mask': no file 'bbb"),
+        (spoil_file, "case b, column 'mask': 'b-seg.nii.gz' is a folder; name a NIfTI file"),
+        (spoil_voxel, "case b: probability.nii.gz: 1 voxel is NaN"),
+        (spoil_by_a_hair, "case b: probabilities between 0 and 1.00000012; expected"),
         (spoil_column, "unknown column 'doze'; did you mean 'dose'?"),
     ],
 )
@@ -288,7 +341,21 @@ def test_bad_input_is_one_line_that_names_the_case_and_leaves_nothing(study, cap
         (["--rule", "nearest"], "matching rule 'nearest'; expected one of any-overlap"),
         (["--brats", "NETC"], "region 'NETC'; expected one of target, ET, TC, WT"),
         (["--nsd-mm", "-1"], "NSD tolerances"),
+        (["--rule", "centroid:inf"], "distance_mm is inf; expected a number from 0 to 1000"),
+        (["--rule", "centroid:1e308"], "expected a number from 0 to 1000"),
+        (["--nsd-mm", "1", "--nsd-mm", "1.0000001"], "two would have one name"),
+        (["--target", "0"], "target labels (0,); expected whole numbers above 0"),
+        (["--predicted-target", "-1"], "predicted labels (-1,); expected whole numbers above 0"),
+        (["--covariate", "dice"], "covariate 'dice': the name of a column"),
+        (["--covariate", "nsd_1mm"], "covariate 'nsd_1mm': the name of a column"),
+        (["--covariate", "case"], "covariate 'case': the name of a column"),
+        (["--covariate", "dos"], "has no such column; did you mean 'dose'?"),
+        (["--covariate", ""], "covariate '': the cohort has no such column"),
         (["--false-positives", "0"], "operating points"),
+        (["--false-positives", "-1"], "operating points"),
+        (["--false-positives", "nan"], "operating points"),
+        (["--false-positives", "inf"], "operating points"),
+        (["--false-positives", "101"], "at most 100 false positives per scan"),
     ],
 )
 def test_what_is_no_option_is_refused_with_what_there_is(study, capsys, words, said):
@@ -322,6 +389,84 @@ def test_a_folder_of_other_things_is_not_replaced(study):
     assert [p.name for p in (study / "scores").iterdir()] == ["notes.txt"]
     with pytest.raises(WriteError, match=r"notes\.txt"):
         run_study(study / "out", read_cohort(study, covariates=["dose"]), study / "scores")
+
+
+def test_unfinished_and_hidden_folders_of_predictions_are_passed_over(study):
+    for name in (".unfinished-12345678-1-x", ".trash"):
+        (study / "out" / name).mkdir()
+        nifti.write(image(), study / "out" / name / "mask.nii.gz")
+    assert call(study) == 0
+
+
+def test_a_case_named_as_another_ones_patient_is_not_counted_for_it(study):
+    text = (study / "cohort.tsv").read_text().replace("c\tc\t", "c\t\t", 1)
+    (study / "cohort.tsv").write_text(text.replace("\tp1\t", "\tc\t"))
+    assert call(study) == 0
+    found = [(r["patient"], r["cases"]) for r in rows(study / "scores" / "patients.csv")]
+    assert found == [("c", "2"), ("c", "1"), ("d", "1"), ("e", "1")]
+
+
+def test_a_target_label_that_no_reference_holds_is_warned_of(study, capsys):
+    assert call(study, "--target", "1", "--target", "9") == 0
+    said = capsys.readouterr().err
+    assert "warning: target label 9 occurs in no reference of the cohort" in said
+    assert "target label 1 " not in said
+
+
+def test_reasons_tell_an_empty_domain_and_what_lies_within_it():
+    from brainmets.evaluation.case import score
+
+    mask = image((2, 6))
+    for domain, said in ((image(), ""), (image((10, 14)), " within the domain")):
+        got = score(mask, mask, domain=domain, probability=mask.with_data(mask.data * 0.5)).scores
+        for name, where in (
+            ("dice", "reference and prediction are both empty"),
+            ("precision", "the prediction is empty"),
+            ("sensitivity", "the reference is empty"),
+            ("roc_auc", "the reference is empty"),
+        ):
+            assert got[name].reason == (where + said if said else "the domain is empty")
+
+
+def test_a_table_of_too_long_a_name_is_one_line(study, capsys):
+    assert run(study / "out", study / ("x" * 300)) == 2
+    assert "no file has so long a name" in capsys.readouterr().err
+    assert run("x" * 300, study, "--covariate", "dose") == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_files_that_merely_have_our_names_are_not_replaced(study, capsys):
+    scores = study / "scores"
+    scores.mkdir()
+    (scores / "cases.csv").write_text("mine")
+    assert call(study) == 1
+    assert "summary.json is absent or not one of ours" in capsys.readouterr().err
+    (scores / "summary.json").write_text("[1]")
+    assert call(study) == 1
+    assert (scores / "cases.csv").read_text() == "mine"
+    (scores / "cases.csv").unlink()
+    (scores / "cases.csv").mkdir()
+    assert call(study) == 1
+    assert "holds 'cases.csv'" in capsys.readouterr().err
+
+
+def test_what_a_link_leads_to_is_written_and_the_link_stays(study):
+    (study / "real").mkdir()
+    (study / "scores").symlink_to("real")
+    for _ in range(2):
+        assert call(study) == 0
+        assert (study / "scores").is_symlink()
+        assert (study / "real" / "cases.csv").is_file()
+
+
+@pytest.mark.parametrize("name", ["cohort.tsv", "cohort.tsv/deep/scores", "x" * 300, "loop"])
+def test_a_place_that_cannot_be_written_is_refused_before_scoring(study, capsys, monkeypatch, name):
+    (study / "loop").symlink_to("loop")
+    monkeypatch.setattr("brainmets.evaluation.study.evaluate", lambda *_, **__: 1 / 0)
+    before = sorted(study.iterdir())
+    assert run(study / "out", study, "-o", study / name, "--covariate", "dose") == 1
+    assert f"error: cannot write {name.rpartition('/')[2]!r}" in capsys.readouterr().err
+    assert sorted(study.iterdir()) == before
 
 
 def test_options_that_make_no_sense_are_refused():

@@ -317,10 +317,27 @@ def test_labels_are_whole_numbers(tmp_path):
     assert np.array_equal(labels.data, COUNTING)
 
 
-@pytest.mark.parametrize("change", [0.5, -1.0])
+@pytest.mark.parametrize("change", [0.5, -1.0, 0.0009, 1e-4])
 def test_labels_that_are_negative_or_fractions_are_refused(tmp_path, change):
     with pytest.raises(VolumeError, match="whole numbers of 0 or more"):
         nifti.read_labels(save(tmp_path / "a.nii", COUNTING.astype(np.float32) + change))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("label", [2**31, 2**32 - 1])
+def test_labels_too_large_for_int32_are_refused(tmp_path, label):
+    data = np.zeros(SHAPE, np.uint32)
+    data[1] = label
+    with pytest.raises(VolumeError, match="expected whole numbers below 2³¹"):
+        nifti.read_labels(save(tmp_path / "a.nii", data))
+
+
+@pytest.mark.parametrize("slope", [1 / 3, 1 / 255, 1 / 65535, 0.1])
+def test_labels_may_be_rounded_by_a_scale_factor(tmp_path, slope):
+    stored = np.rint(np.arange(60).reshape(SHAPE) % 2 / slope).astype(np.uint16)
+    image = Volume(stored, make_grid(SHAPE))
+    nifti.write(image, tmp_path / "a.nii", slope=slope)
+    assert np.array_equal(nifti.read_labels(tmp_path / "a.nii").data, COUNTING % 2)
 
 
 def test_names_are_told_apart(tmp_path):

@@ -340,6 +340,8 @@ def evaluate(
         )
     for shown in tables(summary):
         _print_table(shown.title, shown.header, shown.rows)
+    for warning in summary["warnings"]:
+        screen.print(f"warning: {warning}", markup=False, soft_wrap=True)
     if out:
         typer.echo(f"page: {out / 'evaluation.html'}")
 

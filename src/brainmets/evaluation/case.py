@@ -50,6 +50,18 @@ BRATS_REGIONS = (TARGET, *REGIONS)
 NO_PROBABILITIES = "no probabilities were given"
 
 
+def require_labels(labels: Collection[int] | None, what: str) -> None:
+    """Refuse labels that no mask marks anything with.
+
+    Raises:
+        ConfigError: a label of 0, the background, or below.
+    """
+    if labels is not None and min(labels, default=1) < 1:
+        raise ConfigError(
+            f"{what} labels {tuple(labels)}; expected whole numbers above 0 (0 is the background)"
+        )
+
+
 @dataclass(frozen=True)
 class Scoring:
     """Which scores, by which rules.
@@ -63,7 +75,7 @@ class Scoring:
         predicted_labels: labels of the prediction that count as found; None: all above 0.
 
     Raises:
-        ConfigError: no such region, or a tolerance below 0.
+        ConfigError: no such region, a tolerance below 0 or twice, or a label below 1.
     """
 
     rule: Rule = field(default_factory=AnyOverlap)
@@ -80,6 +92,11 @@ class Scoring:
                 raise ConfigError(f"region {name!r}; expected one of {', '.join(BRATS_REGIONS)}")
         if not all(0 <= mm < float("inf") for mm in self.nsd_mm):
             raise ConfigError(f"NSD tolerances {self.nsd_mm} mm; expected numbers of 0 or more")
+        if len({f"{mm:g}" for mm in self.nsd_mm}) < len(self.nsd_mm):
+            raise ConfigError(
+                f"NSD tolerances {self.nsd_mm} mm: two would have one name; leave one out"
+            )
+        require_labels(self.predicted_labels, "predicted")
 
 
 @dataclass(frozen=True)
@@ -98,6 +115,7 @@ class CaseScores:
         candidates: for the free-response curve; None without probabilities.
         candidate_rule: what made them.
         covariates: columns of the cohort's table to be kept with the scores.
+        target_found: which of the target labels the reference holds, if any were named.
     """
 
     case_id: str
@@ -111,6 +129,7 @@ class CaseScores:
     candidates: ScanCandidates | None = None
     candidate_rule: DecisionRule | None = None
     covariates: Mapping[str, str] = field(default_factory=dict)
+    target_found: tuple[int, ...] = ()
 
     def score_of(self, name: str) -> Score:
         """A score by name, undefined if this case lacks what it takes."""
@@ -170,11 +189,12 @@ def score(
         candidates = candidates_of(lesions, probability, candidate_rule)
     pairing = pair_up(findings, scoring.rule)
     counts = count(truth, found, domain=domain)
+    within = "" if domain is None else "within the domain"
     return CaseScores(
         case_id,
         {
-            **voxel_scores(counts),
-            **agreement_scores(counts),
+            **voxel_scores(counts, within=within),
+            **agreement_scores(counts, within=within),
             **curves,
             **surface_scores(truth, found, tolerances_mm=scoring.nsd_mm),
             **lesion_scores(pairing.match),
@@ -188,6 +208,7 @@ def score(
         brats=_brats_scores(scoring, (reference, prediction), (truth, found)),
         candidates=candidates,
         candidate_rule=None if probability is None else candidate_rule,
+        target_found=tuple(n for n in target_labels or () if np.equal(reference.data, n).any()),
     )  # fmt: skip
 
 

@@ -22,6 +22,8 @@ from brainmets.volume import Array, Volume, require_same_grid
 FULL_SCALE = 65535
 """Probability 1 as a uint16."""
 
+EMPTY_REFERENCE = "the reference is empty"
+
 Counts = npt.NDArray[np.int64]
 
 
@@ -55,6 +57,7 @@ def curve_scores(
     inside, outside = _histograms(truth, values)
     reason = _one_class(inside, outside)
     if reason is not None:
+        reason += " within the domain" if domain is not None and reason == EMPTY_REFERENCE else ""
         return {"roc_auc": undefined(reason), "pr_auc": undefined(reason)}
     return {"roc_auc": _roc_auc(inside, outside), "pr_auc": _pr_auc(inside, outside)}
 
@@ -69,14 +72,14 @@ def _require_probabilities(data: Array) -> None:
     lowest, highest = float(data.min()), float(data.max())  # NaN if there is one
     if not (lowest >= 0 and highest <= 1):
         raise VolumeError(
-            f"probabilities between {lowest:.4g} and {highest:.4g}; expected 0 to 1. "
+            f"probabilities between {lowest:.9g} and {highest:.9g}; expected 0 to 1. "
             "Give the model's probabilities, not logits or percentages"
         )
 
 
 def _one_class(inside: Counts, outside: Counts) -> str | None:
     if not inside.any():
-        return "the reference is empty" if outside.any() else "the domain is empty"
+        return EMPTY_REFERENCE if outside.any() else "the domain is empty"
     return None if outside.any() else "the reference fills the whole domain"
 
 

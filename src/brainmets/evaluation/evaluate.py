@@ -11,7 +11,7 @@ from brainmets.config import DecisionRule, from_mapping
 from brainmets.errors import CohortError, InputError, ReadError
 from brainmets.evaluation.case import CaseScores, Scoring, score
 from brainmets.io import nifti
-from brainmets.volume import on_grid
+from brainmets.volume import Volume, on_grid, to_nearest_ras
 
 MASK_NAME = "mask.nii.gz"
 """What the mask is called in a case's output folder."""
@@ -89,10 +89,14 @@ def require_references(predictions: Path, cohort: Cohort) -> None:
         CohortError: no such folder, or a prediction in it that belongs to no case of the
             cohort.
     """
-    if not predictions.is_dir():
+    try:
+        there = predictions.is_dir()
+    except OSError:  # the name is too long, say
+        there = False
+    if not there:
         raise CohortError(f"{predictions.name}: no such folder of predictions; check the name")
     known = {case.case_id for case in cohort}
-    found = sorted(path.parent.name for path in predictions.glob(f"*/{MASK_NAME}"))
+    found = sorted(path.parent.name for path in predictions.glob(f"[!.]*/{MASK_NAME}"))
     for name in found:
         if name not in known:
             raise CohortError(
@@ -142,10 +146,12 @@ def files_of(case: Case, predictions: Path | None, *, within_brain: bool = False
             f"case {case.case_id}: no reference mask; name one in column 'mask', or leave the "
             "case out"
         )
+    named = ""
     if predictions is not None:
         prediction = predictions / case.case_id / MASK_NAME
-    elif named := case.row.get("prediction"):
-        prediction = Path(named)
+    elif case.row.get("prediction"):
+        prediction = Path(case.row["prediction"])
+        named = prediction.name
     else:
         raise CohortError(
             f"case {case.case_id}: no prediction; give a folder of predictions, or name the file "
@@ -153,7 +159,7 @@ def files_of(case: Case, predictions: Path | None, *, within_brain: bool = False
         )
     if not prediction.is_file():
         raise CohortError(
-            f"case {case.case_id}: no prediction {case.case_id}/{prediction.name}; "
+            f"case {case.case_id}: no prediction {named or f'{case.case_id}/{MASK_NAME}'}; "
             "segment this case first, or leave it out of the cohort"
         )
     if within_brain and case.brain_mask is None:
@@ -174,20 +180,35 @@ def _probability(case: Case, predictions: Path | None) -> Path | None:
     return Path(named) if named else None
 
 
+def read_masks(files: Files) -> tuple[Volume, Volume]:
+    """Reference and prediction of a case on one grid, whatever axis order either file has.
+
+    Returns:
+        Both with the reference's axes in nearest-RAS order, so that nothing which is scored or
+        drawn depends on how a converter laid out a file.
+
+    Raises:
+        InputError: one is not a mask, or they do not lie on the same voxels.
+    """
+    reference = to_nearest_ras(nifti.read_labels(files.reference))
+    prediction = nifti.read_labels(files.prediction)
+    return reference, on_grid(prediction, reference.grid, "prediction and reference")
+
+
 def _score_files(job: _Job) -> CaseScores:
     files = job.files
     try:
         probability = None if files.probability is None else nifti.read(files.probability).volume
         brain = None if files.brain is None else nifti.read_labels(files.brain)
-        prediction = nifti.read_labels(files.prediction)
-        reference = nifti.read_labels(files.reference)
+        reference, prediction = read_masks(files)
+        grid = reference.grid
         scores = score(
             prediction,
-            on_grid(reference, prediction.grid, "reference and prediction"),
+            reference,
             case_id=job.case_id,
             target_labels=job.target_labels,
-            domain=brain and on_grid(brain, prediction.grid, "brain mask and prediction"),
-            probability=probability,
+            domain=brain and on_grid(brain, grid, "brain mask and reference"),
+            probability=probability and on_grid(probability, grid, "probability and reference"),
             candidate_rule=_rule_beside(files.prediction),
             scoring=job.scoring,
         )
@@ -203,9 +224,9 @@ def _rule_beside(prediction: Path) -> DecisionRule | None:
         return None
     try:
         rule = json.loads(path.read_text(encoding="utf-8"))["provenance"]["decision_rule"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return None if rule is None else from_mapping(DecisionRule, dict(rule))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ReadError(
             f"{REPORT_NAME}: not a report ({type(error).__name__}); make the prediction again, or "
             "remove the file"
         ) from error
-    return None if rule is None else from_mapping(DecisionRule, rule)

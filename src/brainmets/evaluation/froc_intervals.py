@@ -34,6 +34,9 @@ FloatArray = npt.NDArray[np.float64]
 STEPS = 8
 """Points of the drawn curve for each false positive per scan."""
 
+MOST_STEPS = 800
+"""Steps of the drawn curve in all, however far it reaches."""
+
 MOST_NUMBERS = 5_000_000
 """Numbers held at once while resampling: 40 MB an array."""
 
@@ -58,7 +61,8 @@ def froc_summary(
         ``free_response_auc``, each with value, reason and interval; ``curve`` for plots.
     """
     curve, limit = froc(scans), max(false_positives)
-    levels = np.linspace(0, limit, round(STEPS * limit) + 1 if limit >= 1 else STEPS + 1)
+    steps = min(max(STEPS, round(STEPS * min(limit, MOST_STEPS))), MOST_STEPS)
+    levels = np.linspace(0, limit, steps + 1)
     at = np.r_[levels, false_positives]
     drawn = resampled(scans, owner, weights, at)
     patients = len({o for o, scan in zip(owner, scans, strict=True) if scan.lesions})

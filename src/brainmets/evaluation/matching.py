@@ -120,6 +120,10 @@ class OneToOne:
         return best_pairs(findings.overlaps, self.agreement, self.least)
 
 
+FARTHEST_MM = 1000.0
+"""No two places of a head are farther apart."""
+
+
 @dataclass(frozen=True)
 class CentroidWithin:
     """Centres of mass at most ``distance_mm`` apart, one-to-one.
@@ -132,8 +136,10 @@ class CentroidWithin:
 
     def __post_init__(self) -> None:
         """Check the distance."""
-        if not self.distance_mm >= 0:
-            raise ConfigError(f"distance_mm is {self.distance_mm}; expected a number of 0 or more")
+        if not 0 <= self.distance_mm <= FARTHEST_MM:
+            raise ConfigError(
+                f"distance_mm is {self.distance_mm}; expected a number from 0 to {FARTHEST_MM:g}"
+            )
 
     def pairs(self, findings: Findings) -> tuple[Overlap, ...]:
         """The nearest pairs."""

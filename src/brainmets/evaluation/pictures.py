@@ -9,9 +9,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from brainmets.cohort import Case, Cohort
-from brainmets.errors import InputError
+from brainmets.errors import GridMismatchError, InputError
 from brainmets.evaluation.case import CaseScores
-from brainmets.evaluation.evaluate import files_of
+from brainmets.evaluation.evaluate import files_of, read_masks
 from brainmets.evaluation.lesionwise import MatchedLesion
 from brainmets.evaluation.voxel import target
 from brainmets.io import nifti
@@ -31,7 +31,7 @@ from brainmets.report.pictures import (
     place,
     window,
 )
-from brainmets.volume import Volume, apply, nearest_ras_order, reorient
+from brainmets.volume import Volume, apply, nearest_ras_order, on_grid
 
 SHOWN = 6
 """How many cases."""
@@ -104,8 +104,8 @@ def worst_cases(
     shown = []
     for i in order[:SHOWN]:
         files = files_of(cohort.cases[i], predictions)
-        truth = target(nifti.read_labels(files.reference), target_labels)
-        found = target(nifti.read_labels(files.prediction), predicted_labels)
+        reference, prediction = read_masks(files)
+        truth, found = target(reference, target_labels), target(prediction, predicted_labels)
         shown.append(_shown(cases[i], cohort.cases[i], truth, found))
     return tuple(shown)
 
@@ -129,13 +129,11 @@ def worst_lesion(case: CaseScores) -> tuple[str, MatchedLesion]:
 def _shown(scores: CaseScores, case: Case, truth: Volume, found: Volume) -> WorstCase:
     what, lesion = worst_lesion(scores)
     scan, note = _scan(case, truth)
-    order = nearest_ras_order(truth.grid)
-    turned = [reorient(v, order) for v in (scan, truth, found)]
-    labels = reorient(components(found if what == "false positive" else truth), order)
+    labels = components(found if what == "false positive" else truth)
     inside = np.equal(labels.data, lesion.lesion.label)
-    darkest, brightest = window(turned[0].data, None)
-    display = Display(turned[0], labels, order, (), None, darkest, brightest)
-    views = tuple(_view(display, plane, inside, turned[1], turned[2]) for plane in PLANES)
+    darkest, brightest = window(scan.data, None)
+    display = Display(scan, labels, nearest_ras_order(truth.grid), (), None, darkest, brightest)
+    views = tuple(_view(display, plane, inside, truth, found) for plane in PLANES)
     size = f"{lesion.lesion.equivalent_diameter_mm:.1f} mm"
     finding = {
         "missed": f"missed lesion of {size}",
@@ -152,9 +150,10 @@ def _scan(case: Case, truth: Volume) -> tuple[Volume, str]:
         scan = nifti.read(case.image).volume
     except InputError:
         return black, "the scan could not be read"
-    if not scan.grid.agrees(truth.grid):
+    try:
+        return on_grid(scan, truth.grid, "scan and reference"), ""
+    except GridMismatchError:
         return black, "the scan lies on another grid than the masks"
-    return scan, ""
 
 
 def _view(

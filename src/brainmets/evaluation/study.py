@@ -1,6 +1,7 @@
 """A whole evaluation: predictions and a cohort in, a folder of tables and a page out."""
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -11,9 +12,10 @@ import numpy as np
 import scipy
 
 import brainmets
+from brainmets.cohort import FILES as FILE_COLUMNS
 from brainmets.cohort import Cohort
-from brainmets.errors import ConfigError
-from brainmets.evaluation.case import CaseScores, Scoring
+from brainmets.errors import CohortError, ConfigError
+from brainmets.evaluation.case import CaseScores, Scoring, require_labels, score, score_names
 from brainmets.evaluation.evaluate import evaluate, require_references
 from brainmets.evaluation.froc import LUNA_FALSE_POSITIVES
 from brainmets.evaluation.matching import in_words
@@ -21,8 +23,11 @@ from brainmets.evaluation.page import render
 from brainmets.evaluation.pictures import worst_cases
 from brainmets.evaluation.statistics import RESAMPLES
 from brainmets.evaluation.summary import SEED, summarise
-from brainmets.evaluation.tables import FILES, write_scores
-from brainmets.io.storage import require_own
+from brainmets.evaluation.tables import place_for_scores, write_scores
+from brainmets.volume import Grid, Volume
+
+MOST_FALSE_POSITIVES = 100.0
+"""Per scan; no reader would look at more, and the drawn curve grows with it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class Options:
         workers: processes; the results do not depend on it.
 
     Raises:
-        ConfigError: an operating point that is not above 0, or none.
+        ConfigError: an operating point that is not above 0 or above
+            :data:`MOST_FALSE_POSITIVES`, or none; a target label below 1.
     """
 
     target_labels: tuple[int, ...] | None = None
@@ -49,10 +55,14 @@ class Options:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        """Check the operating points."""
+        """Check labels and operating points."""
+        require_labels(self.target_labels, "target")
         points = self.false_positives
-        if not points or not all(0 < point < float("inf") for point in points):
-            raise ConfigError(f"operating points {points}; expected numbers above 0")
+        if not points or not all(0 < point <= MOST_FALSE_POSITIVES for point in points):
+            raise ConfigError(
+                f"operating points {points}; expected numbers above 0, at most "
+                f"{MOST_FALSE_POSITIVES:g} false positives per scan"
+            )
 
 
 def run_study(
@@ -82,8 +92,9 @@ def run_study(
         WriteError: ``out`` cannot be written to, or holds something else.
     """
     options = options or Options()
+    _require_covariates(cohort, options)
     if out is not None:
-        require_own(out, FILES)
+        out = place_for_scores(out)
     if predictions is not None:
         require_references(predictions, cohort)
     cases = evaluate(
@@ -98,10 +109,44 @@ def run_study(
     )
     summary = summarise(cases, false_positives=options.false_positives)
     summary["settings"] = settings_of(options)
+    summary["warnings"] = _warnings(cases, options)
     if out is not None:
         page = _page(cases, summary, cohort, predictions, options)
         write_scores(cases, out, summary=summary, page=page)
     return summary
+
+
+def _require_covariates(cohort: Cohort, options: Options) -> None:
+    """Refuse covariates that the cohort lacks, or that would hide a column of scores.
+
+    Raises:
+        CohortError: there is one.
+    """
+    grid = Grid((2, 2, 2), np.eye(4))
+    blank, likely = (Volume(np.zeros(grid.shape, kind), grid) for kind in (np.uint8, np.float32))
+    plain = dataclasses.replace(options.scoring, brats=())
+    scores = score_names([score(blank, blank, probability=likely, scoring=plain)])
+    taken = {"case", "patient", "undefined", *FILE_COLUMNS, *scores}
+    known = sorted({name for case in cohort for name in case.row} - taken)
+    for name in options.covariates:
+        if name in taken:
+            raise CohortError(
+                f"covariate {name!r}: the name of a column of files or scores; rename the column"
+            )
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"found {', '.join(known) or 'none'}"
+            raise CohortError(f"covariate {name!r}: the cohort has no such column; {hint}")
+
+
+def _warnings(cases: Sequence[CaseScores], options: Options) -> list[str]:
+    """What may be a mistake, though it can be scored."""
+    found = {label for case in cases for label in case.target_found}
+    return [
+        f"target label {label} occurs in no reference of the cohort; check the number"
+        for label in options.target_labels or ()
+        if label not in found
+    ]
 
 
 def settings_of(options: Options) -> dict[str, Any]:

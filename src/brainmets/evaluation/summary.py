@@ -115,7 +115,7 @@ def patients_of(cases: Sequence[CaseScores]) -> tuple[Patient, ...]:
     """One row per patient: the sums over the patient's cases."""
     groups: dict[Hashable, list[CaseScores]] = {}
     for case in cases:
-        groups.setdefault(_owner(case), []).append(case)
+        groups.setdefault(owner_of(case), []).append(case)
     sums = ("reference_lesions", "predicted_lesions", "reference_mm3", "predicted_mm3")
     rows = []
     for group in groups.values():
@@ -181,11 +181,11 @@ def undefined_counts(summary: Mapping[str, Any]) -> tuple[tuple[str, str, int], 
 
 def _draws(cases: Sequence[CaseScores], resamples: int) -> Draws:
     numbers: dict[Hashable, int] = {}
-    owner = tuple(numbers.setdefault(_owner(case), len(numbers)) for case in cases)
+    owner = tuple(numbers.setdefault(owner_of(case), len(numbers)) for case in cases)
     return Draws(owner, draw(len(numbers), np.random.default_rng(SEED), resamples))
 
 
-def _owner(case: CaseScores) -> Hashable:
+def owner_of(case: CaseScores) -> Hashable:
     """Whose case it is; a patient without identifier is never taken for another one."""
     return ("case", case.case_id) if case.patient_id is None else ("patient", case.patient_id)
 

@@ -1,18 +1,27 @@
 """Scores on disk: a folder of tables and a page, whole or absent."""
 
 import csv
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from brainmets.errors import WriteError
 from brainmets.evaluation.case import CaseScores, score_names
 from brainmets.evaluation.lesionwise import MatchedLesion
 from brainmets.evaluation.pooled import scores_by_size
 from brainmets.evaluation.scores import Score
-from brainmets.evaluation.summary import patients_of, rows, summarise
-from brainmets.io.storage import require_own, sweep, whole_file, whole_folder, write_json
+from brainmets.evaluation.summary import owner_of, patients_of, rows, summarise
+from brainmets.io.storage import (
+    destination,
+    require_own,
+    sweep,
+    whole_file,
+    whole_folder,
+    write_json,
+)
 
 FILES = (
     "cases.csv",
@@ -26,6 +35,9 @@ FILES = (
 )
 """What the folder may hold; ``patients.csv`` where a patient has several cases, ``brats.csv`` and
 the page where they were asked for."""
+
+SIGNS = ("cases", "per_case", "pooled", "by_size")
+"""Keys by which ``summary.json`` is known for one of ours."""
 
 LESION_COLUMNS = (
     "case",
@@ -91,7 +103,7 @@ def write_scores(
         WriteError: the folder cannot be written to, or holds something else.
     """
     made = summarise(cases) if summary is None else summary
-    require_own(folder, FILES)
+    folder = place_for_scores(folder)
     sweep(folder.parent)
     with whole_folder(folder) as temporary:
         _write_tables(cases, made, temporary)
@@ -100,6 +112,30 @@ def write_scores(
             with whole_file(temporary / "evaluation.html") as file:
                 file.write_bytes(page.encode("utf-8"))
     return made
+
+
+def place_for_scores(folder: Path) -> Path:
+    """Where scores may be written: ``folder``, or what it links to.
+
+    Raises:
+        WriteError: it cannot be written to, or holds what is not scores of ours.
+    """
+    place = destination(folder)
+    require_own(place, FILES)
+    if place.is_dir() and any(place.iterdir()) and not _is_signed(place / "summary.json"):
+        raise WriteError(
+            f"cannot write {folder.name!r}: its files have the names of scores, but its "
+            "summary.json is absent or not one of ours; give another place for the results"
+        )
+    return place
+
+
+def _is_signed(summary: Path) -> bool:
+    try:
+        stored = json.loads(summary.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(stored, dict) and all(key in stored for key in SIGNS)
 
 
 def _write_tables(cases: Sequence[CaseScores], summary: Mapping[str, Any], folder: Path) -> None:
@@ -159,11 +195,11 @@ def _values_and_reasons(scores: Mapping[str, Score]) -> tuple[str, ...]:
 
 
 def _patient_rows(cases: Sequence[CaseScores]) -> Iterator[tuple[str, ...]]:
-    counts = Counter(case.patient_id or case.case_id for case in cases)
-    for patient in patients_of(cases):
+    counts = Counter(owner_of(case) for case in cases)  # in the order of the patients
+    for patient, count in zip(patients_of(cases), counts.values(), strict=True):
         yield (
             patient.patient_id,
-            str(counts[patient.patient_id]),
+            str(count),
             str(patient.reference_lesions),
             str(patient.predicted_lesions),
             _number(patient.reference_mm3),

@@ -20,6 +20,9 @@ WHY_SPECIFICITY_IS_HIGH = (
 )
 
 
+EMPTY_DOMAIN = "the domain is empty"
+
+
 @dataclass(frozen=True)
 class Counts:
     """Voxels by reference and prediction, within one domain."""
@@ -71,44 +74,64 @@ def count(reference: Volume, prediction: Volume, *, domain: Volume | None = None
     return Counts(both, only_found, only_truth, voxels - both - only_found - only_truth)
 
 
-def voxel_scores(counts: Counts) -> dict[str, Score]:
-    """Dice, IoU, precision, sensitivity and specificity, each with a reason if undefined."""
+def voxel_scores(counts: Counts, *, within: str = "") -> dict[str, Score]:
+    """Dice, IoU, precision, sensitivity and specificity, each with a reason if undefined.
+
+    Args:
+        counts: of one domain.
+        within: the domain in the words of reasons, such as "within the domain"; none for a whole
+            grid, of which masks are empty that are empty at all.
+    """
     tp, fp = counts.true_positive, counts.false_positive
     fn, tn = counts.false_negative, counts.true_negative
-    both_empty = "reference and prediction are both empty"
+    nothing = None if tp + fp + fn + tn else EMPTY_DOMAIN
+    both_empty = nothing or _reason("reference and prediction are both empty", within)
+    no_prediction = nothing or _reason("the prediction is empty", within)
+    no_reference = nothing or _reason("the reference is empty", within)
+    full = nothing or "the reference fills the whole domain"
     return {
         "dice": ratio(2 * tp, 2 * tp + fp + fn, both_empty),
         "iou": ratio(tp, tp + fp + fn, both_empty),
-        "precision": ratio(tp, tp + fp, "the prediction is empty"),
-        "sensitivity": ratio(tp, tp + fn, "the reference is empty"),
-        "specificity": ratio(tn, tn + fp, "the reference fills the whole domain"),
+        "precision": ratio(tp, tp + fp, no_prediction),
+        "sensitivity": ratio(tp, tp + fn, no_reference),
+        "specificity": ratio(tn, tn + fp, full),
     }
 
 
-def agreement_scores(counts: Counts) -> dict[str, Score]:
+def agreement_scores(counts: Counts, *, within: str = "") -> dict[str, Score]:
     """Accuracy, Matthews' correlation (MCC) and Cohen's kappa.
 
     All three use the true negatives and so depend on the domain. MCC is undefined when
     a mask is empty or full, since it then correlates with nothing; kappa only when both
     masks are empty or both are full, since chance then agrees as often as they do.
+
+    Args:
+        counts: of one domain.
+        within: as for :func:`voxel_scores`.
     """
+    nothing = None if sum(vars(counts).values()) else EMPTY_DOMAIN
+    empty = _reason("empty", within)
     tp, fp = counts.true_positive, counts.false_positive
     fn, tn = counts.false_negative, counts.true_negative
     rows, columns = (tp + fn) * (tn + fp), (tp + fp) * (tn + fn)  # whole numbers: never overflow
     by_chance = (tp + fn) * (tn + fn) + (tp + fp) * (tn + fp)
     return {
-        "accuracy": ratio(tp + tn, tp + fp + fn + tn, "the domain is empty"),
+        "accuracy": ratio(tp + tn, tp + fp + fn + tn, EMPTY_DOMAIN),
         "mcc": ratio(
             tp * tn - fp * fn,
             math.sqrt(rows) * math.sqrt(columns),
-            "reference or prediction is empty or fills the whole domain",
+            nothing or f"reference or prediction is {empty} or fills the whole domain",
         ),
         "kappa": ratio(
             2 * (tp * tn - fp * fn),
             by_chance,
-            "reference and prediction are both empty or both fill the whole domain",
+            nothing or f"reference and prediction are both {empty} or both fill the whole domain",
         ),
     }
+
+
+def _reason(words: str, within: str) -> str:
+    return f"{words} {within}" if within else words
 
 
 def volume_scores(reference: Volume, prediction: Volume) -> dict[str, Score]:

@@ -20,6 +20,9 @@ from brainmets.io.storage import whole_file
 from brainmets.volume import GRID_TOLERANCE_VOX, Grid, Volume, apply
 
 SUFFIXES = (".nii", ".nii.gz")
+LABEL_TOLERANCE = 2e-5
+"""How far a label may lie from a whole number (large ones 1e-6 of it): rounding, no fraction."""
+
 MOST_VOXELS = 1_500_000_000
 """A header that announces more (6 GB as float32) is taken for damaged."""
 
@@ -56,25 +59,32 @@ def read(path: str | Path, *, sequence: str | None = None) -> Scan:
     data = _voxels(path, image)
     if not np.isfinite(data).all():
         count = int((~np.isfinite(data)).sum())
-        raise VolumeError(f"{path.name}: {count} voxels are NaN or infinite; repair the scan")
+        voxels = "1 voxel is" if count == 1 else f"{count} voxels are"
+        raise VolumeError(f"{path.name}: {voxels} NaN or infinite; repair the scan")
     return Scan(Volume(data, grid), sequence=sequence, notes=notes)
 
 
 def read_labels(path: str | Path) -> Volume:
-    """Read a mask: whole numbers ≥ 0, as int32.
+    """Read a mask: whole numbers ≥ 0 and below 2³¹, as int32.
 
     Raises:
-        ReadError, VolumeError: as :func:`read`, and for labels that are negative or
-            not whole numbers.
+        ReadError, VolumeError: as :func:`read`, and for labels that are negative, not whole
+            numbers but for the rounding of a scale factor, or too large.
     """
     if not is_nifti(Path(path)) and Path(path).exists():
         raise ReadError("the mask is no NIfTI file; expected a mask as .nii or .nii.gz")
     volume = read(path).volume
     labels = np.rint(volume.data)
-    if not np.allclose(labels, volume.data, atol=1e-3) or labels.min() < 0:
+    play = np.maximum(LABEL_TOLERANCE, 1e-6 * labels)
+    if (np.abs(volume.data - labels) > play).any() or labels.min() < 0:
         raise VolumeError(
             f"{Path(path).name}: labels must be whole numbers of 0 or more; "
             f"found values between {volume.data.min():.4g} and {volume.data.max():.4g}"
+        )
+    if labels.max() >= 2.0**31:
+        raise VolumeError(
+            f"{Path(path).name}: labels up to {labels.max():.10g}; expected whole numbers below "
+            "2³¹. Number the labels from 1"
         )
     return volume.with_data(labels.astype(np.int32))
 

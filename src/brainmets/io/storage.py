@@ -160,12 +160,37 @@ def require_own(folder: Path, names: Collection[str]) -> None:
         WriteError: it holds something else: scans, perhaps, or somebody's notes.
     """
     others = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    others = [name for name in others if name not in names]
+    others = [name for name in others if name not in names or not _is_plain(folder / name)]
     if others:
         raise WriteError(
             f"cannot write {folder.name!r}: a folder of that name holds {others[0]!r}, which would "
             "be lost; give another place for the results"
         )
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def destination(folder: Path) -> Path:
+    """Where a folder lies once links are followed, so that what they lead to is written.
+
+    Nothing is made, but proven that a folder of that name can be.
+
+    Raises:
+        WriteError: a file is in the way, or the place cannot be written to.
+    """
+    try:
+        place = folder.resolve()
+        _require_no_file(place)
+        nearest = next(parent for parent in (place, *place.parents) if parent.exists())
+        with tempfile.NamedTemporaryFile(
+            prefix=_prefix(), dir=nearest.parent if nearest == place else nearest
+        ):
+            pass
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise _refused(folder, error) from error
+    return place
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -214,6 +239,6 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _refused(path: Path, error: OSError) -> WriteError:
-    reason = error.strerror or type(error).__name__
+def _refused(path: Path, error: Exception) -> WriteError:
+    reason = getattr(error, "strerror", None) or type(error).__name__
     return WriteError(f"cannot write {path.name!r}: {reason}; give another place or free some room")
