@@ -147,8 +147,8 @@ def _paths(folder: Path, numbers: Sequence[int]) -> list[Path]:
 
 def _write_checkpoint(network: SynthStrip, out: Path) -> None:
     """As SynthStrip's own weights are stored."""
-    with whole_file(out) as temporary:
-        torch.save({"model_state_dict": _weights(network)}, temporary)
+    with whole_file(out) as temporary, temporary.open("wb") as file:
+        torch.save({"model_state_dict": _weights(network)}, file)
 
 
 def _write_builtin(
@@ -184,7 +184,7 @@ def describe(schedule: Schedule) -> dict[str, Any]:
         "recipe": {
             **asdict(schedule),
             "command": "brainmets models train-extractor MAPS --out extractor.safetensors "
-            f"--steps {schedule.steps} --seed {schedule.seed}",
+            f"--steps {schedule.steps} --seed {schedule.seed} --precision {schedule.precision}",
             "images": "synthetic heads of random contrast, drawn anew each step",
             "window": "×".join(map(str, design.frame.shape)),
             "optimiser": "AdamW, one-cycle",
@@ -343,7 +343,7 @@ def distance_loss(predicted: Tensor, distances: Tensor, seen: Tensor) -> Tensor:
 
 
 def _save(run: Run, checkpoint: Path, settings: str) -> None:
-    with whole_file(checkpoint) as temporary:
+    with whole_file(checkpoint) as temporary, temporary.open("wb") as file:
         torch.save(
             {
                 "settings": settings,
@@ -352,7 +352,7 @@ def _save(run: Run, checkpoint: Path, settings: str) -> None:
                 "network": run.network.state_dict(),
                 "optimiser": run.optimiser.state_dict(),
             },
-            temporary,
+            file,
         )
 
 

@@ -249,7 +249,7 @@ def _settle(network: UNet, cases: Sequence[PreparedCase], training: Training, de
 
 
 def _save(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None:
-    with whole_file(checkpoint) as temporary:
+    with whole_file(checkpoint) as temporary, temporary.open("wb") as file:
         torch.save(
             {
                 "settings": dict(settings),
@@ -259,7 +259,7 @@ def _save(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None:
                 "average": state.average.state_dict(),
                 "optimiser": state.optimiser.state_dict(),
             },
-            temporary,
+            file,
         )
 
 
