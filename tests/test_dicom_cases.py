@@ -28,7 +28,11 @@ from brainmets.volume import AxisOrder, Volume, reorient
 from dicom_series import SAGITTAL, Layout, slices_of, turned, write
 from stand_ins import COARSE_BALLS, coarse_grid, coarse_model, stripped_head
 
-SECRETS = ("Doe", "Jane", "PAT-77", "ACC-55", "1970", "2020", "1.2.3", "secret-place", "MPRAGE +C")
+# whole dates: four digits alone also turn up in times and hashes
+SECRETS = (
+    "Doe", "Jane", "PAT-77", "ACC-55", "19700101", "1970-01-01", "20200102", "2020-01-02",
+    "1.2.3", "secret-place", "MPRAGE +C",
+)  # fmt: skip
 STUDY = f"study-{digest('1.2.3.4')}"
 
 

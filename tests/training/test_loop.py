@@ -73,12 +73,12 @@ def test_a_finished_run_started_again_gives_the_same_without_training(cases, tmp
 def test_killed_while_the_checkpoint_is_written_leaves_the_old_one(cases, tmp_path, monkeypatch):
     save, count = torch.save, []
 
-    def dies(value, path):
-        count.append(path)
+    def dies(value, file):
+        count.append(file)
         if len(count) == 2:
-            path.write_bytes(b"half")
+            file.write(b"half")
             raise KeyboardInterrupt
-        save(value, path)
+        save(value, file)
 
     monkeypatch.setattr(torch, "save", dies)
     with pytest.raises(KeyboardInterrupt):
