@@ -19,7 +19,7 @@ from brainmets.simulate.metastases import Plan, carve_cavity, paint, plan_metast
 from brainmets.simulate.scanner import acquire, acquire_truth, draw_protocol
 from brainmets.volume import Volume
 
-VERSION = 1
+VERSION = 2
 """Raised when the same seed gives other images."""
 NOTE = "simulation.txt"
 """What the folder's cohort was made from, so that two never mix."""
@@ -60,10 +60,12 @@ def simulate(
     style = Style(spin_echo=thick or rng.random() < 0.25, contrast=given)
     head = warp(anatomy, rng)
     image = render(head, style, rng)
-    if rng.random() < 0.12:
-        carve_cavity(image, head, rng)
-    count = _draw_count(rng) if lesions is None else lesions
-    plans = plan_metastases(head, count, rng) if style.contrast else ()
+    if rng.random() < 0.15:
+        operated = style.contrast and rng.random() < 0.3
+        carve_cavity(image, head, rng, wall=rng.uniform(1.1, 1.6) if operated else None)
+    large = lesions is None and rng.random() < 0.15
+    count = _draw_count(rng, large=large) if lesions is None else lesions
+    plans = plan_metastases(head, count, rng, large=large) if style.contrast else ()
     occupancy = paint(image, head, plans, rng)
     protocol = draw_protocol(rng, thick=thick)
     truth = acquire_truth(occupancy, protocol)
@@ -77,7 +79,9 @@ def simulate(
     )
 
 
-def _draw_count(rng: np.random.Generator) -> int:
+def _draw_count(rng: np.random.Generator, *, large: bool) -> int:
+    if large:
+        return int(rng.integers(1, 4))
     return 0 if rng.random() < 1 / 7 else int(min(25, 1 + rng.geometric(0.16)))
 
 
