@@ -11,7 +11,7 @@ from brainmets.config import Architecture, DecisionRule, Recipe, Tiling, Trainin
 from brainmets.errors import CohortError, ConfigError
 from brainmets.network.bundle import read
 from brainmets.network.torch_engine import torch_engine
-from brainmets.training import loop
+from brainmets.training import loop, patches
 from brainmets.training.loop import Moment
 from brainmets.training.model import Listeners, Plan, plan_training, split, train_model
 from training_cases import write_case
@@ -165,14 +165,14 @@ def test_a_model_is_trained_tuned_measured_and_written(cohort, tmp_path, monkeyp
 
     # killed in the last step, started again
     with monkeypatch.context() as patch:
-        draw = loop.draw_batch
+        draw = patches.draw_batch
 
         def dies(cases, training, step):
             if step == 2:
                 raise KeyboardInterrupt
             return draw(cases, training, step)
 
-        patch.setattr(loop, "draw_batch", dies)
+        patch.setattr(patches, "draw_batch", dies)
         with pytest.raises(KeyboardInterrupt):
             train_model(plan, tmp_path / "c.brainmets", tmp_path / "v")
     assert not (tmp_path / "c.brainmets").exists()

@@ -236,10 +236,13 @@ def train(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2000,
     patch: Annotated[int, typer.Option(help="Side of the patches, in voxels.")] = 96,
+    batch: Annotated[int, typer.Option(min=1, help="Patches a step.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and patches.")] = 0,
     device: DeviceOption = Device.cpu,
     threads: ThreadsOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that prepare scans.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that prepare scans and draw patches.")
+    ] = 1,
     work: Annotated[
         Path | None, typer.Option(help="Folder for prepared scans and checkpoints.")
     ] = None,
@@ -257,8 +260,8 @@ def train(
     use_threads(threads)
     plan = plan_training(
         cohort, out.stem, validation=validation, test=test, preset=preset.value,
-        options={"steps": steps, "patch_vox": patch, "seed": seed}, trained_on=trained_on,
-        target_labels=target, start=start,
+        options={"steps": steps, "patch_vox": patch, "batch": batch, "seed": seed},
+        trained_on=trained_on, target_labels=target, start=start,
     )  # fmt: skip
     with training_listeners(screen) as listeners:
         bundle = train_model(

@@ -80,7 +80,7 @@ def embedded_head() -> Anatomy:
         return read_anatomy(path)
 
 
-@lru_cache(maxsize=24)
+@lru_cache(maxsize=2)
 def read_anatomy(path: Path) -> Anatomy:
     """Read a label map of about 1 mm and place the enhancing structures in it.
 

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from scipy import ndimage
@@ -116,9 +117,10 @@ def simulate_cohort(
     require_writable(out)
     sweep(out)
     _claim(out, seed, anatomies)
-    jobs = [(out, seed, i, tuple(anatomies)) for i in range(cases)]
     try:
-        with in_order(workers) as run:
+        with in_order(workers) as run, TemporaryDirectory() as placed:
+            heads = tuple(run(_place, [(path, Path(placed)) for path in anatomies]))
+            jobs = [(out, seed, i, heads) for i in range(cases)]
             for done, _ in enumerate(run(_write_case, jobs), start=1):
                 if progress:
                     progress(done, cases)
@@ -143,13 +145,27 @@ def _claim(out: Path, seed: int, anatomies: Sequence[Path]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def _place(job: tuple[Path, Path]) -> Path:
+    """Place the structures of a head once, for all cases made from it."""
+    path, folder = job
+    anatomy = read_anatomy(path)
+    placed = folder / f"{hashlib.sha256(path.read_bytes()).hexdigest()}.npz"
+    np.savez(placed, labels=anatomy.labels, structures=anatomy.structures)
+    return placed
+
+
+def _load(placed: Path) -> Anatomy:
+    with np.load(placed) as arrays:
+        return Anatomy(arrays["labels"], arrays["structures"])
+
+
 def _write_case(job: tuple[Path, int, int, tuple[Path, ...]]) -> None:
     out, seed, number, anatomies = job
     folder = out / _name(number)
     if folder.is_dir():
         return
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
-    anatomy = read_anatomy(anatomies[number % len(anatomies)]) if anatomies else embedded_head()
+    anatomy = _load(anatomies[number % len(anatomies)]) if anatomies else embedded_head()
     examination = simulate(anatomy, rng)
     with whole_folder(folder) as temporary:
         nifti.write(examination.scan, temporary / "t1c.nii.gz")

@@ -201,7 +201,7 @@ def train_model(
         plan: what to train.
         out: the ``.brainmets`` file.
         work: folder for prepared cases and the checkpoint.
-        workers: processes that prepare cases.
+        workers: processes that prepare cases and draw patches.
         device: ``auto``, ``cpu`` or ``cuda``.
         listeners: progress.
 
@@ -224,7 +224,7 @@ def train_model(
     network = train(
         prepared, plan.architecture, plan.settings, work / "checkpoint.pt",
         start=build(plan.start).state_dict() if plan.start else None,
-        validation=held_out, report=tell.training, device=device,
+        validation=held_out, report=tell.training, device=device, workers=workers,
     )  # fmt: skip
     weights = {name: tensor.numpy() for name, tensor in weights_of(network).items()}
     bundle = Bundle(
