@@ -18,6 +18,7 @@ from brainmets.simulate.anatomy import (
     Anatomy,
     Field,
     Mask,
+    Structure,
 )
 from brainmets.simulate.contrast import FLUID
 from brainmets.simulate.noise import smooth_noise
@@ -28,6 +29,13 @@ KINDS = {
 }  # fmt: skip
 HOLLOW = ("ring", "cystic", "mixed", "garland")
 LARGEST_VOX = 70
+SINUSES = (
+    Structure.SAGITTAL_SINUS,
+    Structure.TRANSVERSE_SINUS,
+    Structure.SIGMOID_SINUS,
+    Structure.STRAIGHT_SINUS,
+    Structure.CAVERNOUS_SINUS,
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ def paint(image: Field, head: Anatomy, plans: tuple[Plan, ...], rng: np.random.G
     occupancy = np.zeros_like(image)
     for plan in sorted(plans, key=lambda p: -p.diameter_mm):
         box = _box(plan, image.shape)
-        allowed = _allowed(head, box)
+        allowed = _allowed(head, box, plan.diameter_mm)
         distance, rim_noise = _shape(plan, box, rng)
         if plan.diameter_mm > 9:
             image[box] = push_aside(image[box], head, box, plan, rng.uniform(0, 0.7))
@@ -124,11 +132,15 @@ def _box(plan: Plan, shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
     return x, y, z
 
 
-def _allowed(head: Anatomy, box: tuple[slice, ...]) -> Mask:
-    """Tumours stay inside the dura and out of sinuses; they may fill sulci."""
-    labels = head.labels[box]
+def _allowed(head: Anatomy, box: tuple[slice, ...], diameter_mm: float) -> Mask:
+    """Tumours stay inside the dura and out of sinuses; they may fill sulci.
+
+    Those above 12 mm grow around vessels and take in plexus and falx.
+    """
+    labels, structures = head.labels[box], head.structures[box]
     inside = (labels > 0) & (labels < FIRST_EXTRACEREBRAL)
-    return np.asarray(inside & (head.structures[box] == 0))
+    barred = structures > 0 if diameter_mm <= 12 else np.isin(structures, SINUSES)
+    return np.asarray(inside & ~barred)
 
 
 def _shape(
@@ -195,12 +207,14 @@ def _hollow(
     """
     cystic = plan.kind == "cystic"
     thin = rng.uniform(0.6, 2.0) if cystic else rng.uniform(1.5, 5)
-    rim = np.maximum(0.6, thin * (1 + 0.5 * rim_noise))
+    rim = np.maximum(0.4, thin * (1 + rng.uniform(0.3, 0.9) * rim_noise))
+    patchy = smooth_noise(distance.shape, max(3, plan.diameter_mm / 3), rng)
+    enhancing = 1 + (enhancing - 1) * np.clip(1 + rng.uniform(0, 0.4) * patchy, 0.1, 1.5)
     if cystic:
         nodule = np.clip(rim_noise - rng.uniform(0.8, 2.0), 0, 1.5)
         rim = rim + nodule * rng.uniform(0.2, 0.5) * plan.diameter_mm
         weak = rng.uniform(0.25, 1.0)  # the wall may enhance far less than the nodule
-        enhancing = 1 + (enhancing - 1) * np.where(nodule > 0, 1, weak).astype(np.float32)
+        enhancing = 1 + (enhancing - 1) * np.where(nodule > 0, 1, weak)
     core = rng.uniform(0.15, 0.55) if cystic else rng.uniform(0.35, 0.95)
     filled = np.clip(0.5 + (distance + rim), 0, 1)
     if plan.kind == "garland":
@@ -278,7 +292,7 @@ def carve_cavity(
     distance, noise = _shape(plan, box, rng)
     fluid = np.isin(head.labels, FLUID)
     level = float(image[fluid].mean()) if fluid.any() else 0.3
-    allowed = _allowed(head, box)
+    allowed = _allowed(head, box, 0)
     if wall is not None:
         lining = np.clip(1.2 - np.abs(distance) / rng.uniform(0.6, 1.2), 0, 1) * (noise > -0.6)
         image[box] += lining * allowed * (wall - image[box])
