@@ -152,6 +152,36 @@ def burden_figure(patients: Sequence[Patient], summary: Mapping[str, Any]) -> st
     return _svg(plot)
 
 
+def heat_figure(heat: Mapping[str, Any]) -> str:
+    """Sensitivity by group (rows) and size (columns) as colours, with found of all in each field.
+
+    Groups and sizes without a lesion are white and empty; rows of such fields alone are left out.
+    """
+    rows = [n for n, counts in enumerate(heat["lesions"]) if any(counts)]
+    lesions, found = ([heat[key][n] for n in rows] for key in ("lesions", "found"))
+
+    def plot(axes: "Axes") -> None:
+        shares = [
+            [f / n if n else math.nan for f, n in zip(*pair, strict=True)]
+            for pair in zip(found, lesions, strict=True)
+        ]
+        axes.pcolormesh(shares, cmap="RdYlGn", vmin=0, vmax=1, edgecolors="white", linewidth=1.5)
+        for y, pair in enumerate(zip(found, lesions, strict=True)):
+            for x, (f, n) in enumerate(zip(*pair, strict=True)):
+                if n:
+                    text = f"{f / n:.2f}\n{f} of {n}"
+                    axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8)
+        sizes = heat["sizes"]
+        axes.set_xticks([x + 0.5 for x in range(len(sizes))], sizes)
+        axes.set_yticks([y + 0.5 for y in range(len(rows))], [heat["groups"][n] for n in rows])
+        axes.set(xlabel="equivalent diameter", ylabel=heat["axis"])
+        axes.invert_yaxis()
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+
+    return _svg(plot)
+
+
 def _svg(plot: Callable[["Axes"], None]) -> str:
     """What ``plot`` draws on one set of axes, without a date and with fixed names inside."""
     import matplotlib as mpl
