@@ -17,8 +17,15 @@ import numpy as np
 import brainmets
 from brainmets.cohort import Scan
 from brainmets.concurrency import in_order
-from brainmets.errors import CohortError
-from brainmets.evaluation.stress_case import StressCase, answered, from_json, posed, to_json
+from brainmets.errors import CohortError, InputError
+from brainmets.evaluation.stress_case import (
+    Announced,
+    StressCase,
+    answered,
+    from_json,
+    posed,
+    to_json,
+)
 from brainmets.evaluation.stress_page import render
 from brainmets.evaluation.stress_tables import summarise, write_tables
 from brainmets.io.storage import require_writable, sweep, whole_file, write_json
@@ -162,11 +169,21 @@ def name_of(number: int) -> str:
 
 
 def ask(examination: Examination, model: Model, name: str) -> StressCase:
-    """Run the whole line on a simulated scan, and note what came out."""
+    """Run the whole line on a simulated scan, and note what came out.
+
+    A scan that the line refuses, for example because it finds no brain, has nothing announced.
+    """
     facts, lesions = posed(examination)
-    report = analyse(Scan(examination.scan, sequence="T1c"), model=model, case_id=name)
     rule = model.bundle.rule
-    return StressCase(name, facts, lesions, answered(examination, report, rule), rule.high)
+    announced: tuple[Announced, ...] = ()
+    refused = ""
+    try:
+        report = analyse(Scan(examination.scan, sequence="T1c"), model=model, case_id=name)
+        announced = answered(examination, report, rule)
+    except InputError as error:
+        refused = str(error)
+    told = dict(sorted({**facts, "refused": refused}.items()))  # as they come back from a file
+    return StressCase(name, told, lesions, announced, rule.high)
 
 
 @dataclass(frozen=True)

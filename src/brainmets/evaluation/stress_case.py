@@ -17,7 +17,7 @@ from scipy import ndimage
 from brainmets.config import DecisionRule
 from brainmets.evaluation.froc import Candidate, ScanCandidates
 from brainmets.evaluation.lesionwise import overlaps
-from brainmets.lesions import Lesion, components, find, measure
+from brainmets.lesions import Lesion, bounding_box, components, find, measure
 from brainmets.report.content import Report
 from brainmets.simulate.examination import Examination
 from brainmets.simulate.regions import REGIONS, regions_of
@@ -177,10 +177,10 @@ def noise_of(scan: Volume, brain: Mask) -> float:
     leave noise and take flat and sloping signal away. In the slices of finest voxels, from
     the median over the brain, which edges hardly move.
     """
-    box = ndimage.find_objects(brain.astype(np.int8))
-    if not box:
+    if not brain.any():
         return math.nan
-    values, inside = scan.data[box[0]].astype(np.float32), brain[box[0]]
+    box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in bounding_box(brain))
+    values, inside = scan.data[box].astype(np.float32), brain[box]
     for axis in np.argsort(scan.grid.spacing_mm, kind="stable")[:2]:
         values = ndimage.correlate1d(values, [1.0, -2.0, 1.0], axis=int(axis), mode="nearest")
     return float(np.median(np.abs(values[inside])) / 0.6745 / 6)
@@ -211,7 +211,7 @@ def _posed(
     lesion: Lesion, truth: Any, examination: Examination, noise: float, places: Volume | None
 ) -> PosedLesion:
     grid = examination.scan.grid
-    edge = ndimage.find_objects(truth == lesion.label)[0]
+    edge = bounding_box(truth == lesion.label)
     reach = np.ceil((SHELL_MM[1] + 1) / np.asarray(grid.spacing_mm)).astype(int).tolist()
     box = tuple(slice(max(0, s.start - r), s.stop + r) for s, r in zip(edge, reach, strict=True))
     inside, any_lesion = truth[box] == lesion.label, truth[box] > 0

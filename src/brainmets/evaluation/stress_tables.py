@@ -43,12 +43,13 @@ def summarise(cases: Sequence[StressCase], *, resamples: int = RESAMPLES) -> dic
         resamples: of the bootstrap over scans.
 
     Returns:
-        ``overall``: sensitivity, false positives per scan, also of scans without a
-        lesion, and the median Dice of found lesions of 6 mm and more, at the model's own rule.
-        ``by_lesion``: for each axis its groups, each with lesions, found, sensitivity and
-        interval. ``by_scan``: the same for false positives. ``heat``: for each axis but size the
-        lesions and the found ones by group and size. ``froc``: as
-        :func:`brainmets.evaluation.froc_intervals.froc_summary`, None without lesions.
+        ``refused``: scans that the line refused. ``overall``: sensitivity, false positives
+        per scan, also of scans without a lesion, and the median Dice of found lesions of 6 mm
+        and more, at the model's own rule. ``by_lesion``: for each axis its groups, each with
+        lesions, found, sensitivity and interval. ``by_scan``: the same for false positives.
+        ``heat``: for each axis but size the lesions and the found ones by group and size.
+        ``froc``: as :func:`brainmets.evaluation.froc_intervals.froc_summary`; None without
+        lesions.
     """
     weights = draw(len(cases), np.random.default_rng(SEED), resamples)
     scans = scan_axes(cases)
@@ -57,6 +58,7 @@ def summarise(cases: Sequence[StressCase], *, resamples: int = RESAMPLES) -> dic
     lesions = sum(len(case.lesions) for case in cases)
     return {
         "scans": len(cases),
+        "refused": sum(bool(case.facts.get("refused")) for case in cases),
         "lesions": lesions,
         "overall": _overall(cases, weights),
         "by_lesion": {axis.name: _by_lesion(cases, axis, weights) for axis in lesion_axes},
