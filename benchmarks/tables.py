@@ -163,8 +163,9 @@ def _simulated(result: dict[str, Any]) -> str:
     """The simulated test cohort, the simple detector and the model."""
     value = result["value"]
     hard, model, simple = value["difficulty"], value["starter"], value["detector"]
-    points = {name: value_of["operating_points"] for name, value_of in (
-        (value["model"], model), ("simple detector", simple))}  # fmt: skip
+    points = {name: of["operating_points"] for name, of in (
+        (value["model"], model), ("simple detector", simple),
+        ("the same with a test of shape", value["detector_with_shape"]))}  # fmt: skip
     curve = [[name, *(_spread(p) for p in found)] for name, found in points.items()]
     parts = {"at most 1 false positive per scan": "at_most_1_false_positive_per_scan",
              "own rule": "own_rule"}  # fmt: skip
