@@ -68,6 +68,9 @@ ROUND = 0.5
 """Least roundness of a mimic; vessels and sheets of dura have less."""
 LEVELS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 SMALLEST_MM, LARGEST_MM = (0.0, 4.0, 7.0), (9.0, 15.0, 30.0)
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": 2**32, "MALLOC_TRIM_THRESHOLD_": 2**33,
+          "MALLOC_TOP_PAD_": 2**28}  # fmt: skip
+"""For glibc in the workers: memory that is kept costs a third less time than memory given back."""
 ROUNDNESS = (0.0, 0.3, 0.5, 0.7)
 ALLOWED = 1.0
 """False positives per scan at which sensitivities are told."""
@@ -121,6 +124,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=np.inf, help="stop after so long")
     parser.add_argument("--trial", action="store_true", help="print and record nothing")
     options = parser.parse_args()
+    for name, size in MEMORY.items():
+        os.environ.setdefault(name, str(size))
     model = load_model(options.model)
     counts = {"test": options.cases, "empty": options.empty, "tuning": options.tuning}
     jobs = [job for group, n in counts.items() for job in jobs_of(group, n, model, options)]

@@ -230,10 +230,10 @@ def _contrast(result: dict[str, Any]) -> str:
 
 SIMULATED = (
     "{scans} scans with {lesions} lesions; contrast to noise: 10th percentile "
-    "{contrast_to_noise_p10}, median {contrast_to_noise_p50}. Mimics (bright blobs that are no "
-    "lesion, of {mimics_from_mm} to {mimics_to_mm} mm, at least as blob-like as three in four "
-    "lesions): {mimics_per_scan_mean} a scan. The simple detector is a Laplacian of Gaussian "
-    "within the true brain mask."
+    "{contrast_to_noise_p10}, median {contrast_to_noise_p50}. Mimics (round bright blobs that are "
+    "no lesion, of {mimics_from_mm} to {mimics_to_mm} mm, answering at least as the weakest "
+    "quarter of the lesions that the detector sees): {mimics_per_scan_mean} a scan. The simple "
+    "detector is a threshold and a Laplacian of Gaussian within the true brain mask."
 )
 SIZES = (
     "Kolmogorov–Smirnov distance of log volume between {n} real and {m} simulated lesions: "
