@@ -127,7 +127,7 @@ def described(
 def percentiles(values: npt.ArrayLike) -> dict[str, float]:
     """Percentiles by name."""
     found = np.percentile(np.asarray(values, np.float64), PERCENTILES)
-    return {f"p{p}": round(float(x), 3) for p, x in zip(PERCENTILES, found, strict=True)}
+    return {f"p{p:02d}": round(float(x), 3) for p, x in zip(PERCENTILES, found, strict=True)}
 
 
 if __name__ == "__main__":
