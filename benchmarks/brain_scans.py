@@ -25,9 +25,9 @@ from brainmets.simulate.contrast import (
     WHITE,
     Style,
     render,
-    smooth_noise,
     warp,
 )
+from brainmets.simulate.noise import smooth_noise
 from brainmets.simulate.scanner import NEUROLOGICAL, Protocol, acquire, acquire_truth
 from brainmets.training.heads import brain_of, tissue_of
 from brainmets.volume import Grid, Volume

@@ -12,9 +12,9 @@ from brainmets.simulate.contrast import (
     brain_and_csf,
     render,
     rotation,
-    smooth_noise,
     warp,
 )
+from brainmets.simulate.noise import smooth_noise
 from label_heads import label_map, write_label_map
 
 SINUSES = (Structure.SAGITTAL_SINUS, Structure.TRANSVERSE_SINUS)

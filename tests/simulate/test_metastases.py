@@ -6,9 +6,19 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from brainmets.simulate.anatomy import FIRST_EXTRACEREBRAL, read_anatomy
+from brainmets.simulate.anatomy import FIRST_EXTRACEREBRAL, Anatomy, read_anatomy
 from brainmets.simulate.contrast import GREY, WHITE, Style, render
-from brainmets.simulate.metastases import KINDS, Plan, _draw, carve_cavity, paint, plan_metastases
+from brainmets.simulate.metastases import (
+    HOLLOW,
+    KINDS,
+    SINUSES,
+    Plan,
+    _draw,
+    carve_cavity,
+    paint,
+    plan_metastases,
+    push_aside,
+)
 from label_heads import write_label_map
 
 
@@ -33,7 +43,7 @@ def white_place(head):
 @pytest.fixture(scope="module")
 def drawn():
     rng = np.random.default_rng(0)
-    return [_draw((0, 0, 0), rng) for _ in range(4000)]
+    return [_draw((0, 0, 0), rng, large=False) for _ in range(4000)]
 
 
 def test_volumes_are_log_normal_within_limits(drawn):
@@ -52,20 +62,34 @@ def test_many_are_below_5_mm_and_few_above_2_cm(drawn):
 
 
 def test_kinds_come_as_often_as_stated_where_they_can(drawn):
-    """Below 7 mm there is no room for a core."""
+    """Below 7 mm there is no room for a core; above 18 mm nearly all have one."""
     assert sum(KINDS.values()) == pytest.approx(1)
-    large = [plan.kind for plan in drawn if plan.diameter_mm >= 7]
-    counts = Counter(large)
+    middling = [plan.kind for plan in drawn if 7 <= plan.diameter_mm <= 18]
+    counts = Counter(middling)
     for kind, share in KINDS.items():
-        expected = len(large) * share
+        expected = len(middling) * share
         assert abs(counts[kind] - expected) < 4 * np.sqrt(expected)
-    assert {plan.kind for plan in drawn if plan.diameter_mm < 7} == {"solid", "weak"}
+    small = {plan.kind for plan in drawn if plan.diameter_mm < 7}
+    assert small == {"solid", "weak", "haemorrhagic"}
+    large = {plan.kind for plan in drawn if plan.diameter_mm > 18}
+    assert large <= {*HOLLOW, "haemorrhagic"}
+
+
+def test_a_large_one_is_large_and_comes_first(head):
+    rng = np.random.default_rng(5)
+    volumes = [np.pi / 6 * _draw((0, 0, 0), rng, large=True).diameter_mm ** 3 for _ in range(200)]
+    assert min(volumes) >= 10**3.6 - 1
+    assert max(volumes) <= 10**4.8 + 1
+    first, *others = plan_metastases(head, 3, np.random.default_rng(6), large=True)
+    assert all(first.diameter_mm >= other.diameter_mm for other in others)
 
 
 def test_weak_ones_enhance_less_than_all_others(drawn):
-    weak = [plan.level for plan in drawn if plan.kind == "weak"]
-    others = [plan.level for plan in drawn if plan.kind != "weak"]
-    assert 1.1 < min(weak) < max(weak) < min(others) < max(others) <= 2.5
+    small = [plan for plan in drawn if plan.diameter_mm < 7]  # a large weak one becomes hollow
+    weak = [plan.level for plan in small if plan.kind == "weak"]
+    others = [plan.level for plan in small if plan.kind == "haemorrhagic"]
+    assert 1.1 < min(weak) < max(weak) <= 1.35
+    assert 1.3 <= min(others) < max(others) <= 2.5
 
 
 def test_centres_lie_in_tissue_outside_sinuses_and_apart(head):
@@ -99,7 +123,7 @@ def test_plans_are_a_function_of_the_seed(head):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("diameter_mm", [3.0, 6.0, 10.0])
+@pytest.mark.parametrize("diameter_mm", [3.0, 6.0, 9.0])
 def test_a_solid_one_is_as_large_as_planned_and_bright(head, seed, diameter_mm):
     """Deep in white matter: volume within a third, signal near its level, sharp edge."""
     plan = Plan(white_place(head), diameter_mm, "solid", 2.0)
@@ -117,14 +141,15 @@ def test_a_solid_one_is_as_large_as_planned_and_bright(head, seed, diameter_mm):
     assert not changed.any() or np.isin(head.labels[changed], WHITE).mean() > 0.6
 
 
-@pytest.mark.parametrize("kind", ["ring", "cystic"])
+@pytest.mark.parametrize("kind", ["ring", "cystic", "garland"])
 def test_the_core_of_a_ring_is_dark_and_part_of_the_truth(head, kind):
     plan = Plan(white_place(head), 14.0, kind, 2.0)
     image = flat_image(head)
     occupancy = paint(image, head, (plan,), np.random.default_rng(0))
     truth = ndimage.binary_opening(occupancy >= 0.5)
     inner = ndimage.distance_transform_edt(truth)
-    assert np.median(image[inner > 5.5]) < 1.0 < image[(inner > 0) & (inner < 2)].mean()
+    core, rim = image[inner > 4.5], image[(inner > 0) & (inner < 2)]
+    assert np.quantile(core, 0.1) < 1.0 < np.quantile(rim, 0.9)  # septa and nodules are bright
     filled = ndimage.binary_fill_holes(truth)
     assert (filled & ~truth).sum() < 0.02 * truth.sum()
 
@@ -142,6 +167,15 @@ def test_the_truth_stays_in_the_brain_and_out_of_sinuses(head, seed):
     assert occupancy.min() >= 0
     assert occupancy.max() == 1
     assert brain[occupancy > 0].all()
+    assert not np.isin(head.structures[occupancy > 0], SINUSES).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_small_ones_spare_every_structure(head, seed):
+    rng = np.random.default_rng(seed)
+    near = np.argwhere(ndimage.binary_dilation(head.structures > 0) & (head.structures == 0))
+    plans = tuple(Plan(tuple(int(i) for i in rng.choice(near)), 7.0, k, 2.0) for k in KINDS)
+    occupancy = paint(flat_image(head), head, plans, rng)
     assert (head.structures[occupancy > 0] == 0).all()
 
 
@@ -171,3 +205,49 @@ def test_a_cavity_is_filled_with_fluid_and_nothing_else_changes(head):
     assert changed.any()
     assert (image <= before + 1e-5).all()
     assert image[changed].min() >= 0.3 - 1e-5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_operated_cavity_has_a_thin_bright_wall(head, seed):
+    image = flat_image(head)
+    image[head.labels == 24] = 0.3
+    before = image.copy()
+    carve_cavity(image, head, np.random.default_rng(seed), wall=1.5)
+    bright = image > np.maximum(before, 1) + 0.1
+    assert bright.any()
+    assert image.max() <= 1.5 + 1e-5
+    assert ndimage.distance_transform_edt(bright).max() <= 3
+
+
+def push(head, share):
+    """A stripe pattern around a tumour of 16 mm, before and after."""
+    plan = Plan(white_place(head), 16.0, "solid", 2.0)
+    x, y, z = plan.centre_vox
+    box = (slice(x - 20, x + 21), slice(y - 20, y + 21), slice(z - 20, z + 21))
+    axes = np.ogrid[box]
+    distance = np.sqrt(sum((a - c) ** 2 for a, c in zip(axes, plan.centre_vox, strict=True)))
+    return distance, push_aside(distance.astype(np.float32), head, box, plan, share), box
+
+
+def test_displaced_tissue_keeps_its_volume():
+    """Tissue at radius r came from (r³ − s R³)^⅓, where nothing holds it."""
+    shape = (61, 61, 61)
+    labels = np.full(shape, 2, np.int16)
+    head = Anatomy(labels, np.zeros(shape, np.uint8))
+    plan = Plan((30, 30, 30), 16.0, "solid", 2.0)
+    box = (slice(10, 51),) * 3
+    axes = np.ogrid[box]
+    distance = np.sqrt(sum((a - 30.0) ** 2 for a in axes)).astype(np.float32)
+    moved = push_aside(distance, head, box, plan, 0.6)
+    free = (distance > 9) & (distance < 12)
+    expected = np.cbrt(distance**3 - 0.6 * 8.0**3)
+    np.testing.assert_allclose(moved[free], expected[free], atol=0.06)
+
+
+def test_nothing_moves_without_pressure_nor_outside_the_brain(head):
+    distance, still, _ = push(head, 0.0)
+    np.testing.assert_allclose(still, distance, atol=1e-3)
+    distance, moved, box = push(head, 0.6)
+    outside = (head.labels[box] == 0) | (head.labels[box] >= FIRST_EXTRACEREBRAL)
+    np.testing.assert_allclose(moved[outside], distance[outside], atol=1e-3)
+    assert (moved <= distance + 1e-3)[distance > 1].all()

@@ -9,7 +9,7 @@ import torch
 
 from brainmets.config import Architecture, Training
 from brainmets.errors import ConfigError, RunError
-from brainmets.training import loop
+from brainmets.training import loop, patches
 from brainmets.training.loop import learning_rate, train, weights_of
 from training_cases import prepared_case
 
@@ -36,15 +36,15 @@ def equal(one, other):
 
 def kill_at(monkeypatch, step):
     """The next run dies when it asks for the batch of ``step``."""
-    draw = loop.draw_batch
+    draw = patches.draw_batch
 
     def dies(cases, training, number):
         if number == step:
             raise KeyboardInterrupt
         return draw(cases, training, number)
 
-    monkeypatch.setattr(loop, "draw_batch", dies)
-    return lambda: monkeypatch.setattr(loop, "draw_batch", draw)
+    monkeypatch.setattr(patches, "draw_batch", dies)
+    return lambda: monkeypatch.setattr(patches, "draw_batch", draw)
 
 
 @pytest.mark.parametrize("killed_at", [2, 3])
@@ -183,7 +183,9 @@ def test_statistics_are_those_of_the_averaged_weights(cases, tmp_path):
     network = train(cases, ARCHITECTURE, TRAINING, tmp_path / "run.pt")
     with torch.no_grad():
         means = [
-            network.encoder.conv1(loop.draw_batch(cases, TRAINING, 4 + n).image).mean((0, 2, 3, 4))
+            network.encoder.conv1(patches.draw_batch(cases, TRAINING, 4 + n).image).mean(
+                (0, 2, 3, 4)
+            )
             for n in range(2)
         ]
     torch.testing.assert_close(network.encoder.bn1.running_mean, (means[0] + means[1]) / 2)

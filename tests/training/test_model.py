@@ -11,9 +11,11 @@ from brainmets.config import Architecture, DecisionRule, Recipe, Tiling, Trainin
 from brainmets.errors import CohortError, ConfigError
 from brainmets.network.bundle import read
 from brainmets.network.torch_engine import torch_engine
-from brainmets.training import loop
+from brainmets.pipeline import Model
+from brainmets.training import loop, patches
 from brainmets.training.loop import Moment
-from brainmets.training.model import Listeners, Plan, plan_training, split, train_model
+from brainmets.training.model import Listeners, Plan, plan_training, retune, split, train_model
+from brainmets.training.tune import tune_rule
 from training_cases import write_case
 
 
@@ -165,19 +167,45 @@ def test_a_model_is_trained_tuned_measured_and_written(cohort, tmp_path, monkeyp
 
     # killed in the last step, started again
     with monkeypatch.context() as patch:
-        draw = loop.draw_batch
+        draw = patches.draw_batch
 
         def dies(cases, training, step):
             if step == 2:
                 raise KeyboardInterrupt
             return draw(cases, training, step)
 
-        patch.setattr(loop, "draw_batch", dies)
+        patch.setattr(patches, "draw_batch", dies)
         with pytest.raises(KeyboardInterrupt):
             train_model(plan, tmp_path / "c.brainmets", tmp_path / "v")
     assert not (tmp_path / "c.brainmets").exists()
     train_model(plan, tmp_path / "c.brainmets", tmp_path / "v")
     assert (tmp_path / "c.brainmets").read_bytes() == straight
+
+
+def test_retuning_changes_rule_and_figures_alone(cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SETTLING_BATCHES", 1)
+    plan = tiny_plan(cohort)
+    before = train_model(plan, tmp_path / "a.brainmets", tmp_path / "w")
+    after = retune(before, tmp_path / "own.brainmets", plan.test, plan.validation)
+    assert after.name == "own"
+    assert after.weights.keys() == before.weights.keys()
+    for name, tensor in before.weights.items():
+        np.testing.assert_array_equal(after.weights[name], tensor)
+    assert after.rule == tune_rule(plan.test, Model(before, torch_engine(before, "cpu")))
+    results = after.card["results"]
+    assert results["validation (rule chosen on it)"]["lesions"] == 2
+    assert results["test"]["cases"] == len(plan.validation)
+    kept = ("trained_on", "training", "limits")
+    assert [after.card[k] for k in kept] == [before.card[k] for k in kept]
+    assert after.card["cases"] == {"train": 2, "validation": 1, "test": 1}
+
+
+def test_retuning_needs_cases(cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SETTLING_BATCHES", 1)
+    bundle = train_model(tiny_plan(cohort), tmp_path / "a.brainmets", tmp_path / "w")
+    with pytest.raises(CohortError, match="no case with a mask"):
+        retune(bundle, tmp_path / "b.brainmets", Cohort(()))
+    assert not (tmp_path / "b.brainmets").exists()
 
 
 def test_a_model_trained_without_any_lesion_still_has_an_example(tmp_path, monkeypatch):

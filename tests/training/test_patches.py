@@ -9,7 +9,7 @@ import torch
 
 from brainmets.config import Training
 from brainmets.training import patches
-from brainmets.training.patches import draw_batch, lesion_weights, vary
+from brainmets.training.patches import draw_batch, drawn_ahead, lesion_weights, vary
 from brainmets.training.store import DEPTH_STEP_MM, score_levels
 from training_cases import prepared_case
 
@@ -51,6 +51,15 @@ def test_another_seed_or_step_gives_another_batch():
     first = draw_batch(cases, TRAINING, 7)
     assert not same(draw_batch(cases, TRAINING, 8), first)
     assert not same(draw_batch(cases, replace(TRAINING, seed=4), 7), first)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_that_draw_ahead_give_the_same_batches_in_order(workers):
+    cases = [prepared_case(seed=s, name=str(s)) for s in range(3)]
+    ahead = list(drawn_ahead(cases, TRAINING, range(4, 9), workers))
+    assert len(ahead) == 5
+    for step, batch in zip(range(4, 9), ahead, strict=True):
+        assert same(batch, draw_batch(cases, TRAINING, step))
 
 
 def test_drawing_leaves_the_global_generators_alone():

@@ -97,12 +97,12 @@ def map_of(seed, *, ties=False):
     return Volume(probability, grid), components(Volume(truth, grid))
 
 
-def tuned(pairs, monkeypatch):
+def tuned(pairs, monkeypatch, **options):
     cases = [Case(str(n), None) for n in range(len(pairs))]
     with monkeypatch.context() as patch:
         patch.setattr(tune, "probability_of", lambda case, _model: pairs[int(case.case_id)][0])
         patch.setattr(tune, "reference_of", lambda case, _labels: pairs[int(case.case_id)][1])
-        return tune_rule(Cohort(tuple(cases)), None)
+        return tune_rule(Cohort(tuple(cases)), None, **options)
 
 
 @settings(max_examples=3, deadline=None, derandomize=True)
@@ -114,6 +114,23 @@ def test_chooses_as_a_brute_force_search_does(seed, ties):
     assert len(set(scores)) > 3
     with pytest.MonkeyPatch.context() as patch:
         assert tuned(pairs, patch) == expected
+
+
+@pytest.mark.parametrize("limit", [0, 0.5, 1, 2, 100])
+def test_few_false_alarms_allow_as_many_hits_as_any_rule_has(limit, monkeypatch):
+    """The oracle counts with ``find`` and ``match`` alone."""
+    pairs = [map_of(seed) for seed in (3, 4)]
+    counts = {}
+    for rule in RULES:
+        matches = [match(truth, find(probability, rule)) for probability, truth in pairs]
+        wrong = sum(not lesion.matched for m in matches for lesion in m.prediction)
+        counts[rule] = (sum(lesion.matched for m in matches for lesion in m.reference), wrong)
+    allowed = [found for found, wrong in counts.values() if wrong <= limit * len(pairs)]
+    found, wrong = counts[tuned(pairs, monkeypatch, false_positives=limit)]
+    if allowed:
+        assert (found, wrong <= limit * len(pairs)) == (max(allowed), True)
+    else:
+        assert wrong == min(wrong for _, wrong in counts.values())
 
 
 def test_a_split_lesion_counts_as_evaluation_counts_it(monkeypatch):

@@ -236,10 +236,13 @@ def train(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2000,
     patch: Annotated[int, typer.Option(help="Side of the patches, in voxels.")] = 96,
+    batch: Annotated[int, typer.Option(min=1, help="Patches a step.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and patches.")] = 0,
     device: DeviceOption = Device.cpu,
     threads: ThreadsOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that prepare scans.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that prepare scans and draw patches.")
+    ] = 1,
     work: Annotated[
         Path | None, typer.Option(help="Folder for prepared scans and checkpoints.")
     ] = None,
@@ -257,12 +260,48 @@ def train(
     use_threads(threads)
     plan = plan_training(
         cohort, out.stem, validation=validation, test=test, preset=preset.value,
-        options={"steps": steps, "patch_vox": patch, "seed": seed}, trained_on=trained_on,
-        target_labels=target, start=start,
+        options={"steps": steps, "patch_vox": patch, "batch": batch, "seed": seed},
+        trained_on=trained_on, target_labels=target, start=start,
     )  # fmt: skip
     with training_listeners(screen) as listeners:
         bundle = train_model(
             plan, out, work or out.with_suffix(".work"), workers=workers,
+            device=device.value, listeners=listeners,
+        )  # fmt: skip
+    typer.echo(f"model: {out}")
+    _print_mapping(f"{bundle.name}: results", bundle.card["results"])
+
+
+@app.command()
+def tune(
+    model: Annotated[str, typer.Argument(help="A model's name or a .brainmets file.")],
+    cohort: Annotated[Path, typer.Argument(help="Cohort with masks to choose the rule on.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .brainmets file to write.")],
+    test: Annotated[Path | None, typer.Option(help="Cohort for the card's figures.")] = None,
+    false_positives: Annotated[
+        float | None,
+        typer.Option(min=0, help="At most so many a scan; without it, the best lesion F1."),
+    ] = None,
+    device: DeviceOption = Device.auto,
+    threads: ThreadsOption = None,
+    target: Annotated[
+        list[int] | None,
+        typer.Option(help="Mask labels that are lesion; all above 0 by default (BraTS: 1 and 3)."),
+    ] = None,
+) -> None:
+    """Choose a model's thresholds anew on your own cases; its weights stay as they are."""
+    from brainmets.apps.progress import training_listeners
+    from brainmets.cohort import read_cohort
+    from brainmets.concurrency import use_threads
+    from brainmets.network.bundle import find, read
+    from brainmets.training.model import retune
+
+    use_threads(threads)
+    validation = read_cohort(cohort).with_masks()
+    with training_listeners(screen) as listeners:
+        bundle = retune(
+            read(find(model)), out, validation, read_cohort(test).with_masks() if test else None,
+            target_labels=tuple(target) if target else None, false_positives=false_positives,
             device=device.value, listeners=listeners,
         )  # fmt: skip
     typer.echo(f"model: {out}")

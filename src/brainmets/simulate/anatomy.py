@@ -32,6 +32,10 @@ RIGHT_CEREBRUM = (41, 42, 49, 50, 51, 52, 53, 54, 58, 60)
 CEREBRUM = LEFT_CEREBRUM + RIGHT_CEREBRUM
 CEREBELLUM = (7, 8, 46, 47)
 LATERAL_VENTRICLES = (4, 5, 43, 44)
+GREY = (3, 42, 8, 47, 17, 18, 53, 54)
+WHITE = (2, 41, 7, 46, 28, 60)
+DEEP_GREY = (10, 11, 12, 13, 26, 49, 50, 51, 52, 58)
+THALAMUS = (10, 49)
 BRAINSTEM, CSF, CHIASM = 16, 24, 85
 FIRST_EXTRACEREBRAL = 500
 HIGHEST_CODE = 1000
@@ -53,6 +57,8 @@ class Structure(IntEnum):
     PITUITARY = 11
     CAVERNOUS_SINUS = 12
     BASAL_ARTERY = 13
+    DEEP_VEIN = 14
+    PINEAL = 15
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,7 @@ def place_structures(labels: Labels) -> npt.NDArray[np.uint8]:
     ):
         placed[mask] = structure
     _place_sigmoid_sinus(placed, distances)
+    _place_deep_veins(placed, inside)
     _place_skull_base(placed, inside)
     structures = np.zeros(labels.shape, np.uint8)
     structures[box] = placed
@@ -221,12 +228,12 @@ def _transverse_sinus(d: _Distances, labels: Labels, *, wide: bool) -> Mask:
 def _straight_sinus(d: _Distances, labels: Labels) -> Mask:
     """Where falx and tentorium meet."""
     cerebrum = np.minimum(d.left, d.right)
-    middle = (np.abs(d.left - d.right) <= 2.5) & (np.abs(cerebrum - d.cerebellum) <= 2.5)
+    middle = (np.abs(d.left - d.right) <= 1.6) & (np.abs(cerebrum - d.cerebellum) <= 1.8)
     sinus: Mask = middle & (cerebrum < 9) & (d.outside < 0) & (labels == CSF)
     points = np.argwhere(sinus)
     if len(points):  # the torcular, where it meets the transverse sinuses
         behind = points[np.argsort(points[:, 1])[:10]].mean(axis=0)
-        sinus |= _ball(labels.shape, behind, (9, 5, 5)) & ~np.isin(labels, CEREBRUM + CEREBELLUM)
+        sinus |= _ball(labels.shape, behind, (8, 4, 5)) & ~np.isin(labels, CEREBRUM + CEREBELLUM)
     return sinus
 
 
@@ -285,6 +292,30 @@ def _place_sigmoid_sinus(placed: npt.NDArray[np.uint8], d: _Distances) -> None:
         _tube(placed, way, 4.0, Structure.SIGMOID_SINUS)
 
 
+def _place_deep_veins(placed: npt.NDArray[np.uint8], labels: Labels) -> None:
+    """Internal cerebral veins over the thalami, the vein of Galen behind them, the pineal below.
+
+    All lie by the thalami's extent; distances in mm are those of an adult head.
+    """
+    left, right = (np.argwhere(labels == code) for code in THALAMUS)
+    if not len(left) or not len(right):
+        return
+    middle = (left[:, 0].mean() + right[:, 0].mean()) / 2
+    both = np.concatenate([left, right])
+    front, back = np.quantile(both[:, 1], 0.9), np.quantile(both[:, 1], 0.02)
+    top = np.quantile(both[:, 2], 0.85)
+    galen = (middle, back - 8, top + 2)
+    for side in (-1, 1):
+        x = middle + 2 * side
+        way = [(x, front, top), (x, (front + back) / 2, top + 1), (x, back, top - 2), galen]
+        _tube(placed, way, 1.2, Structure.DEEP_VEIN)
+        basal = [(middle + 16 * side, back + 8, top - 14), (middle + 12 * side, back, top - 6)]
+        _tube(placed, [*basal, galen], 1.0, Structure.DEEP_VEIN)
+    _tube(placed, [galen, (middle, back - 14, top + 4)], 2.2, Structure.DEEP_VEIN)
+    pineal = _ball(placed.shape, np.asarray((middle, back - 3, top - 7)), (2.5, 4, 2.5))
+    placed[pineal] = Structure.PINEAL
+
+
 def _place_skull_base(placed: npt.NDArray[np.uint8], labels: Labels) -> None:
     """Pituitary, cavernous sinus, circle of Willis and middle cerebral arteries.
 
@@ -305,6 +336,8 @@ def _place_skull_base(placed: npt.NDArray[np.uint8], labels: Labels) -> None:
     basilar = [(anchor[0], y, z) for z in (low, (low + high) / 2, high)]
     _tube(placed, basilar, 1.5, Structure.BASAL_ARTERY)
     for side in (-1, 1):
+        vertebral = [basilar[0], np.add(basilar[0], (8 * side, -6, -14))]
+        _tube(placed, vertebral, 1.6, Structure.BASAL_ARTERY)
         _place_carotid(placed, anchor, np.asarray(basilar[-1]), side)
 
 

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from scipy import ndimage
@@ -19,7 +20,7 @@ from brainmets.simulate.metastases import Plan, carve_cavity, paint, plan_metast
 from brainmets.simulate.scanner import Protocol, acquire, acquire_truth, draw_protocol
 from brainmets.volume import Volume
 
-VERSION = 1
+VERSION = 2
 """Raised when the same seed gives other images."""
 NOTE = "simulation.txt"
 """What the folder's cohort was made from, so that two never mix."""
@@ -71,10 +72,12 @@ def simulate(
     style = Style(spin_echo=thick or rng.random() < 0.25, contrast=given)
     head = warp(anatomy, rng)
     image = render(head, style, rng)
-    if rng.random() < 0.12:
-        carve_cavity(image, head, rng)
-    count = _draw_count(rng) if lesions is None else lesions
-    plans = plan_metastases(head, count, rng) if style.contrast else ()
+    if rng.random() < 0.15:
+        operated = style.contrast and rng.random() < 0.3
+        carve_cavity(image, head, rng, wall=rng.uniform(1.1, 1.6) if operated else None)
+    large = lesions is None and rng.random() < 0.15
+    count = _draw_count(rng, large=large) if lesions is None else lesions
+    plans = plan_metastases(head, count, rng, large=large) if style.contrast else ()
     occupancy = paint(image, head, plans, rng)
     protocol = draw_protocol(rng, thick=thick)
     truth = acquire_truth(occupancy, protocol)
@@ -90,7 +93,9 @@ def simulate(
     )
 
 
-def _draw_count(rng: np.random.Generator) -> int:
+def _draw_count(rng: np.random.Generator, *, large: bool) -> int:
+    if large:
+        return int(rng.integers(1, 4))
     return 0 if rng.random() < 1 / 7 else int(min(25, 1 + rng.geometric(0.16)))
 
 
@@ -125,9 +130,10 @@ def simulate_cohort(
     require_writable(out)
     sweep(out)
     _claim(out, seed, anatomies)
-    jobs = [(out, seed, i, tuple(anatomies)) for i in range(cases)]
     try:
-        with in_order(workers) as run:
+        with in_order(workers) as run, TemporaryDirectory() as placed:
+            heads = tuple(run(_place, [(path, Path(placed)) for path in anatomies]))
+            jobs = [(out, seed, i, heads) for i in range(cases)]
             for done, _ in enumerate(run(_write_case, jobs), start=1):
                 if progress:
                     progress(done, cases)
@@ -152,13 +158,27 @@ def _claim(out: Path, seed: int, anatomies: Sequence[Path]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def _place(job: tuple[Path, Path]) -> Path:
+    """Place the structures of a head once, for all cases made from it."""
+    path, folder = job
+    anatomy = read_anatomy(path)
+    placed = folder / f"{hashlib.sha256(path.read_bytes()).hexdigest()}.npz"
+    np.savez(placed, labels=anatomy.labels, structures=anatomy.structures)
+    return placed
+
+
+def _load(placed: Path) -> Anatomy:
+    with np.load(placed) as arrays:
+        return Anatomy(arrays["labels"], arrays["structures"])
+
+
 def _write_case(job: tuple[Path, int, int, tuple[Path, ...]]) -> None:
     out, seed, number, anatomies = job
     folder = out / _name(number)
     if folder.is_dir():
         return
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
-    anatomy = read_anatomy(anatomies[number % len(anatomies)]) if anatomies else embedded_head()
+    anatomy = _load(anatomies[number % len(anatomies)]) if anatomies else embedded_head()
     examination = simulate(anatomy, rng)
     with whole_folder(folder) as temporary:
         nifti.write(examination.scan, temporary / "t1c.nii.gz")

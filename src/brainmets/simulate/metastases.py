@@ -10,11 +10,32 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from brainmets.simulate.anatomy import CEREBELLUM, FIRST_EXTRACEREBRAL, Anatomy, Field, Mask
-from brainmets.simulate.contrast import FLUID, GREY, WHITE, smooth_noise
+from brainmets.simulate.anatomy import (
+    CEREBELLUM,
+    FIRST_EXTRACEREBRAL,
+    GREY,
+    WHITE,
+    Anatomy,
+    Field,
+    Mask,
+    Structure,
+)
+from brainmets.simulate.contrast import FLUID
+from brainmets.simulate.noise import smooth_noise
 
-KINDS = {"solid": 0.42, "ring": 0.26, "cystic": 0.1, "mixed": 0.14, "weak": 0.08}
+KINDS = {
+    "solid": 0.36, "ring": 0.24, "cystic": 0.12, "mixed": 0.09, "garland": 0.08,
+    "haemorrhagic": 0.04, "weak": 0.07,
+}  # fmt: skip
+HOLLOW = ("ring", "cystic", "mixed", "garland")
 LARGEST_VOX = 70
+SINUSES = (
+    Structure.SAGITTAL_SINUS,
+    Structure.TRANSVERSE_SINUS,
+    Structure.SIGMOID_SINUS,
+    Structure.STRAIGHT_SINUS,
+    Structure.CAVERNOUS_SINUS,
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +45,7 @@ class Plan:
     Attributes:
         centre_vox: position in the head's array.
         diameter_mm: sphere of equal volume.
-        kind: one of ``solid``, ``ring``, ``cystic``, ``mixed``, ``weak``.
+        kind: one of :data:`KINDS`.
         level: signal of the enhancing part, relative to white matter.
     """
 
@@ -34,10 +55,18 @@ class Plan:
     level: float
 
 
-def plan_metastases(head: Anatomy, count: int, rng: np.random.Generator) -> tuple[Plan, ...]:
+def plan_metastases(
+    head: Anatomy, count: int, rng: np.random.Generator, *, large: bool = False
+) -> tuple[Plan, ...]:
     """Draw ``count`` metastases: at the grey–white border above all, some in the cerebellum.
 
     Fewer are returned where there is no room for all.
+
+    Args:
+        head: where they are to lie.
+        count: how many.
+        rng: source of chance.
+        large: the first is a large one, of 4 to 60 mL.
     """
     grey, white = np.isin(head.labels, GREY), np.isin(head.labels, WHITE)
     border = grey & ndimage.binary_dilation(white) | white & ndimage.binary_dilation(grey)
@@ -49,19 +78,22 @@ def plan_metastases(head: Anatomy, count: int, rng: np.random.Generator) -> tupl
     for _ in range(4 * count):
         index = np.searchsorted(flat, rng.uniform(0, flat[-1]))
         x, y, z = (int(i) for i in np.unravel_index(index, weight.shape))
-        plan = _draw((x, y, z), rng)
+        plan = _draw((x, y, z), rng, large=large and not plans)
         if len(plans) < count and all(_apart(plan, other) for other in plans):
             plans.append(plan)
     return tuple(plans)
 
 
-def _draw(centre: tuple[int, int, int], rng: np.random.Generator) -> Plan:
-    volume_mm3 = 10 ** float(np.clip(rng.normal(1.95, 0.95), 0.5, 4.75))
+def _draw(centre: tuple[int, int, int], rng: np.random.Generator, *, large: bool) -> Plan:
+    usual = float(np.clip(rng.normal(1.95, 0.95), 0.5, 4.75))
+    volume_mm3 = 10 ** (float(rng.uniform(3.6, 4.8)) if large else usual)
     diameter = (6 * volume_mm3 / np.pi) ** (1 / 3)
     kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
-    if diameter < 7 and kind in ("ring", "cystic", "mixed"):
+    if diameter < 7 and kind in HOLLOW:
         kind = "solid"
-    level = rng.uniform(1.12, 1.35) if kind == "weak" else rng.uniform(1.35, 2.5)
+    if diameter > 18 and kind in ("solid", "weak"):  # large tumours outgrow their blood supply
+        kind = str(rng.choice(HOLLOW))
+    level = rng.uniform(1.12, 1.35) if kind == "weak" else rng.uniform(1.3, 2.5)
     return Plan(centre, float(diameter), kind, float(level))
 
 
@@ -79,8 +111,10 @@ def paint(image: Field, head: Anatomy, plans: tuple[Plan, ...], rng: np.random.G
     occupancy = np.zeros_like(image)
     for plan in sorted(plans, key=lambda p: -p.diameter_mm):
         box = _box(plan, image.shape)
-        allowed = _allowed(head, box)
+        allowed = _allowed(head, box, plan.diameter_mm)
         distance, rim_noise = _shape(plan, box, rng)
+        if plan.diameter_mm > 9:
+            image[box] = push_aside(image[box], head, box, plan, rng.uniform(0, 0.7))
         _oedema(image[box], head, box, distance, plan, rng)
         inside = np.clip(0.5 - distance, 0, 1) * allowed
         signal = _signal(image[box], distance, rim_noise, plan, rng)
@@ -98,11 +132,15 @@ def _box(plan: Plan, shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
     return x, y, z
 
 
-def _allowed(head: Anatomy, box: tuple[slice, ...]) -> Mask:
-    """Tumours stay inside the dura and out of sinuses; they may fill sulci."""
-    labels = head.labels[box]
+def _allowed(head: Anatomy, box: tuple[slice, ...], diameter_mm: float) -> Mask:
+    """Tumours stay inside the dura and out of sinuses; they may fill sulci.
+
+    Those above 12 mm grow around vessels and take in plexus and falx.
+    """
+    labels, structures = head.labels[box], head.structures[box]
     inside = (labels > 0) & (labels < FIRST_EXTRACEREBRAL)
-    return np.asarray(inside & (head.structures[box] == 0))
+    barred = structures > 0 if diameter_mm <= 12 else np.isin(structures, SINUSES)
+    return np.asarray(inside & ~barred)
 
 
 def _shape(
@@ -111,7 +149,7 @@ def _shape(
     """Signed distance (mm, negative inside) to a lumpy ellipsoid, and noise for its rim."""
     axes = np.ogrid[box]
     turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
-    stretch = np.exp(rng.normal(0, 0.16, 3))
+    stretch = np.exp(rng.normal(0, 0.18, 3))
     radii = plan.diameter_mm / 2 * stretch / np.prod(stretch) ** (1 / 3)
     offsets = [a - c + rng.uniform(-0.5, 0.5) for a, c in zip(axes, plan.centre_vox, strict=True)]
     squared = sum(
@@ -120,7 +158,7 @@ def _shape(
     shape = tuple(s.stop - s.start for s in box)
     scale = max(2.5, plan.diameter_mm / rng.uniform(1.5, 4))
     noise = smooth_noise(shape, scale, rng)
-    lumps = rng.uniform(0.02, 0.22) * noise if plan.diameter_mm > 4 else 0.05 * noise
+    lumps = rng.uniform(0.04, 0.26) * noise if plan.diameter_mm > 4 else 0.05 * noise
     distance = (np.sqrt(squared) - 1 + lumps) * plan.diameter_mm / 2
     return distance.astype(np.float32), smooth_noise(shape, max(3, plan.diameter_mm / 4), rng)
 
@@ -132,21 +170,90 @@ def _signal(
     plan: Plan,
     rng: np.random.Generator,
 ) -> Field:
+    """Signal of every voxel of the box as if it lay inside the tumour."""
     texture = 1 + rng.uniform(0.02, 0.12) * smooth_noise(tissue.shape, rng.uniform(2, 6), rng)
-    enhancing = plan.level * texture
+    enhancing = (plan.level * texture).astype(np.float32)
     if plan.kind in ("solid", "weak"):
-        return np.asarray(enhancing, np.float32)
+        return enhancing
+    if plan.kind == "haemorrhagic":
+        return _haemorrhage(enhancing, rim_noise, rng)
     if plan.kind == "mixed":
         necrosis = np.clip(rim_noise * 3 + rng.uniform(-1.5, 1), 0, 1)
         return np.asarray(
             enhancing * (1 - necrosis) + rng.uniform(0.4, 0.95) * necrosis, np.float32
         )
-    thin = rng.uniform(0.8, 2.2) if plan.kind == "cystic" else rng.uniform(1.5, 5)
-    rim = np.maximum(0.6, thin * (1 + 0.5 * rim_noise))
-    core = rng.uniform(0.2, 0.55) if plan.kind == "cystic" else rng.uniform(0.35, 0.95)
+    return _hollow(enhancing, distance, rim_noise, plan, rng)
+
+
+def _haemorrhage(
+    enhancing: Field, rim_noise: npt.NDArray[np.float32], rng: np.random.Generator
+) -> Field:
+    """Old blood: bright clots beside dark ones, little of which is contrast agent."""
+    clot = np.clip(0.5 + 2 * rim_noise, 0, 1)
+    dark = rng.uniform(0.3, 0.9)
+    return np.asarray(dark + clot * (enhancing - dark), np.float32)
+
+
+def _hollow(
+    enhancing: Field,
+    distance: Field,
+    rim_noise: npt.NDArray[np.float32],
+    plan: Plan,
+    rng: np.random.Generator,
+) -> Field:
+    """A rim around a core: thin and in places weak (cystic), or thick; garlands have septa.
+
+    Where the rim's noise is largest, a cyst's wall thickens to a nodule.
+    """
+    cystic = plan.kind == "cystic"
+    thin = rng.uniform(0.6, 2.0) if cystic else rng.uniform(1.5, 5)
+    rim = np.maximum(0.4, thin * (1 + rng.uniform(0.3, 0.9) * rim_noise))
+    patchy = smooth_noise(distance.shape, max(3, plan.diameter_mm / 3), rng)
+    enhancing = 1 + (enhancing - 1) * np.clip(1 + rng.uniform(0, 0.4) * patchy, 0.1, 1.5)
+    if cystic:
+        nodule = np.clip(rim_noise - rng.uniform(0.8, 2.0), 0, 1.5)
+        rim = rim + nodule * rng.uniform(0.2, 0.5) * plan.diameter_mm
+        weak = rng.uniform(0.25, 1.0)  # the wall may enhance far less than the nodule
+        enhancing = 1 + (enhancing - 1) * np.where(nodule > 0, 1, weak)
+    core = rng.uniform(0.15, 0.55) if cystic else rng.uniform(0.35, 0.95)
     filled = np.clip(0.5 + (distance + rim), 0, 1)
-    core_texture = core * (1 + 0.06 * smooth_noise(tissue.shape, 8, rng))
+    if plan.kind == "garland":
+        septa = smooth_noise(distance.shape, plan.diameter_mm / rng.uniform(2, 5) + 2, rng)
+        filled = np.maximum(filled, np.clip(1.5 - np.abs(septa) * rng.uniform(4, 9), 0, 1))
+    core_texture = core * (1 + 0.06 * smooth_noise(distance.shape, 8, rng))
     return np.asarray(core_texture + filled * (enhancing - core_texture), np.float32)
+
+
+def push_aside(
+    tissue: Field, head: Anatomy, box: tuple[slice, ...], plan: Plan, share: float
+) -> Field:
+    """The tissue of the box displaced by a growing tumour, the skull staying where it is.
+
+    Around a ball of volume V that displaces a share s of it, incompressible tissue at radius
+    r came from (r³ − s R³)^⅓; towards the dura the shift fades to nothing.
+
+    Args:
+        tissue: signal inside the box.
+        head: labels of the whole head.
+        box: part of the head.
+        plan: the tumour.
+        share: of the tumour's volume that displaces; the rest replaces.
+
+    Returns:
+        Signal of the same shape; inside the tumour it has no meaning.
+    """
+    radius = plan.diameter_mm / 2
+    offsets = [a - c for a, c in zip(np.ogrid[box], plan.centre_vox, strict=True)]
+    distance = np.sqrt(sum(o.astype(np.float32) ** 2 for o in offsets))
+    source = np.cbrt(np.maximum(distance**3 - share * radius**3, 0))
+    labels = head.labels[box]
+    inside = (labels > 0) & (labels < FIRST_EXTRACEREBRAL)
+    freedom = np.clip(ndimage.distance_transform_edt(inside) / 8, 0, 1)
+    scale = (1 + freedom * (source / np.maximum(distance, 0.5) - 1)).astype(np.float32)
+    places = [
+        c - s.start + o * scale for o, c, s in zip(offsets, plan.centre_vox, box, strict=True)
+    ]
+    return np.asarray(ndimage.map_coordinates(tissue, places, order=1, mode="nearest"), np.float32)
 
 
 def _oedema(
@@ -160,21 +267,34 @@ def _oedema(
     """Darken white matter around the tumour in finger-like reach, in place."""
     if plan.diameter_mm < 5 or rng.random() < 0.35:
         return
-    reach = min(18.0, rng.uniform(0.3, 1.0) * plan.diameter_mm + 3)
+    reach = min(22.0, rng.uniform(0.3, 1.0) * plan.diameter_mm + 3)
     edge = distance - reach * (1 + 0.45 * smooth_noise(image.shape, 12, rng))
     swollen = np.clip(0.5 - edge / 3, 0, 1) * np.isin(head.labels[box], WHITE)
     swollen = ndimage.gaussian_filter(swollen.astype(np.float32), 0.8)
     image *= 1 - swollen * rng.uniform(0.06, 0.3)
 
 
-def carve_cavity(image: Field, head: Anatomy, rng: np.random.Generator) -> None:
-    """A fluid-filled cavity that is no metastasis (resection, infarct, cyst), in place."""
+def carve_cavity(
+    image: Field, head: Anatomy, rng: np.random.Generator, *, wall: float | None = None
+) -> None:
+    """A fluid-filled cavity that is no metastasis (resection, infarct, cyst), in place.
+
+    Args:
+        image: signal, white matter = 1.
+        head: labels and structures on the same voxels.
+        rng: source of chance.
+        wall: signal of a thin wall that takes up contrast, as after an operation; None: none.
+    """
     flat = np.flatnonzero(np.isin(head.labels, WHITE))
     x, y, z = (int(i) for i in np.unravel_index(rng.choice(flat), head.labels.shape))
     plan = Plan((x, y, z), float(rng.uniform(5, 30)), "solid", 1.0)
     box = _box(plan, image.shape)
-    distance, _ = _shape(plan, box, rng)
+    distance, noise = _shape(plan, box, rng)
     fluid = np.isin(head.labels, FLUID)
     level = float(image[fluid].mean()) if fluid.any() else 0.3
-    share = np.clip(0.5 - distance, 0, 1) * _allowed(head, box)
+    allowed = _allowed(head, box, 0)
+    if wall is not None:
+        lining = np.clip(1.2 - np.abs(distance) / rng.uniform(0.6, 1.2), 0, 1) * (noise > -0.6)
+        image[box] += lining * allowed * (wall - image[box])
+    share = np.clip(0.5 - distance - (0.7 if wall else 0), 0, 1) * allowed
     image[box] += share * (level - image[box])

@@ -9,7 +9,7 @@ is not repeatable to the last bit on every processor.
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from brainmets.errors import ConfigError, RunError
 from brainmets.io.storage import whole_file
 from brainmets.network.unet import UNet
 from brainmets.training.loss import dice_and_cross_entropy
-from brainmets.training.patches import draw_batch
+from brainmets.training.patches import Batch, drawn_ahead
 from brainmets.training.store import PreparedCase
 
 VALIDATION_BATCHES = 8
@@ -61,7 +61,7 @@ class State:
     losses: list[float] = field(default_factory=list)
 
 
-def train(
+def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
     cases: Sequence[PreparedCase],
     architecture: Architecture,
     training: Training,
@@ -71,6 +71,7 @@ def train(
     start: Mapping[str, Tensor] | None = None,
     report: Callable[[Moment], None] | None = None,
     device: str = "cpu",
+    workers: int = 1,
 ) -> UNet:
     """Train on prepared cases and return the network, in evaluation mode.
 
@@ -83,12 +84,16 @@ def train(
         validation: cases whose loss is looked at now and then; they teach nothing.
         report: called every 20 steps.
         device: ``cpu`` or ``cuda``.
+        workers: processes that draw patches ahead of the network; 1: this one draws them.
+            The patches are the same.
 
     Raises:
         RunError: the loss is no longer finite; the last checkpoint is kept.
         ConfigError: the checkpoint belongs to a run of other settings.
     """
     training = settle_precision(training, device)
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True  # all patches have one shape
     state = _start(architecture, training, device, start)
     settings = {
         "architecture": to_mapping(architecture),
@@ -98,19 +103,23 @@ def train(
     }
     if checkpoint.is_file():
         _resume(state, checkpoint, settings)
+    looked_at: list[Batch] = []
+    if validation:
+        looked_at.extend(drawn_ahead(validation, training, range(VALIDATION_BATCHES), workers))
     started, first, checked = time.monotonic(), state.step, None
-    while state.step < training.steps:
-        loss = _advance(state, cases, training, device)
+    for batch in drawn_ahead(cases, training, range(state.step, training.steps), workers):
+        loss = _advance(state, batch, training, device)
         state.losses.append(loss)
         if state.step % training.checkpoint_every == 0 or state.step == training.steps:
             _save(state, checkpoint, settings)
-        if validation and state.step % training.validate_every == 0:
-            checked = validation_loss(state.network, validation, training, device)
+        if looked_at and state.step % training.validate_every == 0:
+            checked = validation_loss(state.network, looked_at, training, device)
         if report and (state.step % 20 == 0 or state.step == first + 1):
             recent = state.losses[-20:]
             mean = sum(recent) / len(recent)
             report(Moment(state.step, training.steps, mean, time.monotonic() - started, checked))
-    return _settle(state.average, cases, training, device)
+    after = range(training.steps, training.steps + SETTLING_BATCHES)
+    return _settle(state.average, drawn_ahead(cases, training, after, workers), training, device)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -140,11 +149,10 @@ def _start(
     return State(network.train(), average, optimiser)
 
 
-def _advance(state: State, cases: Sequence[PreparedCase], training: Training, device: str) -> float:
+def _advance(state: State, batch: Batch, training: Training, device: str) -> float:
     """One optimiser step."""
     for group in state.optimiser.param_groups:
         group["lr"] = learning_rate(training, state.step)
-    batch = draw_batch(cases, training, state.step)
     image = batch.image.to(device, memory_format=torch.channels_last_3d)
     with autocast(training, device):
         logits = state.network(image)
@@ -166,13 +174,12 @@ def _advance(state: State, cases: Sequence[PreparedCase], training: Training, de
 
 @torch.no_grad()
 def validation_loss(
-    network: UNet, cases: Sequence[PreparedCase], training: Training, device: str
+    network: UNet, batches: Sequence[Batch], training: Training, device: str
 ) -> float:
-    """Mean loss over the same eight batches of validation cases each time."""
+    """Mean loss over batches of validation cases, the same each time."""
     network.eval()
     losses = []
-    for number in range(VALIDATION_BATCHES):
-        batch = draw_batch(cases, training, number)
+    for batch in batches:
         with autocast(training, device):
             logits = network(batch.image.to(device, memory_format=torch.channels_last_3d))
         target, weight = batch.target.to(device), batch.weight.to(device)
@@ -228,7 +235,7 @@ def _follow(average: UNet, network: UNet, decay: float) -> None:
 
 
 @torch.no_grad()
-def _settle(network: UNet, cases: Sequence[PreparedCase], training: Training, device: str) -> UNet:
+def _settle(network: UNet, batches: Iterable[Batch], training: Training, device: str) -> UNet:
     """Estimate normalisation statistics for the averaged weights, and stop training.
 
     After Izmailov et al. 2018 (arXiv:1803.05407), section 3.2: averaged weights need
@@ -239,8 +246,7 @@ def _settle(network: UNet, cases: Sequence[PreparedCase], training: Training, de
         norm.reset_running_stats()
         norm.momentum = None  # cumulative mean
     network.train()
-    for number in range(SETTLING_BATCHES):
-        batch = draw_batch(cases, training, training.steps + number)
+    for batch in batches:
         with autocast(training, device):
             network(batch.image.to(device, memory_format=torch.channels_last_3d))
     for norm in norms:

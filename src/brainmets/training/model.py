@@ -32,6 +32,7 @@ from brainmets.training.tune import score_cohort, tune_rule
 VALIDATION_EVERY = 6
 """Without a stated split, every sixth case is kept from training to choose the rule."""
 EXAMPLE_SIDE = 64
+TargetLabels = tuple[int, ...] | None
 LIMITS = (
     "Research software, not a medical device. Small lesions are missed; vessels, dura, "
     "choroid plexus and haemorrhage can be taken for lesions. Check every outline."
@@ -65,7 +66,7 @@ class Plan:
     recipe: Recipe
     tiling: Tiling
     card: Mapping[str, Any]
-    target_labels: tuple[int, ...] | None = None
+    target_labels: TargetLabels = None
     start: Bundle | None = None
 
 
@@ -201,7 +202,7 @@ def train_model(
         plan: what to train.
         out: the ``.brainmets`` file.
         work: folder for prepared cases and the checkpoint.
-        workers: processes that prepare cases.
+        workers: processes that prepare cases and draw patches.
         device: ``auto``, ``cpu`` or ``cuda``.
         listeners: progress.
 
@@ -224,7 +225,7 @@ def train_model(
     network = train(
         prepared, plan.architecture, plan.settings, work / "checkpoint.pt",
         start=build(plan.start).state_dict() if plan.start else None,
-        validation=held_out, report=tell.training, device=device,
+        validation=held_out, report=tell.training, device=device, workers=workers,
     )  # fmt: skip
     weights = {name: tensor.numpy() for name, tensor in weights_of(network).items()}
     bundle = Bundle(
@@ -248,23 +249,70 @@ def _as_stored(
 
 def _figures(plan: Plan, model: Model, tell: Listeners) -> dict[str, Any]:
     """What the card says of the model's quality."""
-    labels = plan.target_labels
-    validation = score_cohort(plan.validation, model, tell.validating, target_labels=labels)
     figures: dict[str, Any] = {
         "training": to_mapping(plan.settings),
         "cases": {"train": len(plan.training), "validation": len(plan.validation),
                   "test": len(plan.test)},
-        "results": {"validation (rule chosen on it)": _results(validation)},
     }  # fmt: skip
-    shown = validation
-    if len(plan.test):
-        shown = score_cohort(plan.test, model, tell.validating, target_labels=labels)
-        figures["results"]["test"] = _results(shown)
     if plan.start:
         begun = {"name": plan.start.name, "sha256": plan.start.sha256}
         figures["started_from"] = {**begun, "training": plan.start.card.get("training")}
-    figures["sensitivity_by_size"] = _by_size(summarise(shown))
-    return figures
+    return figures | _scores(plan.validation, plan.test, model, tell, plan.target_labels)
+
+
+def _scores(
+    validation: Cohort, test: Cohort, model: Model, tell: Listeners, labels: TargetLabels
+) -> dict[str, Any]:
+    shown = score_cohort(validation, model, tell.validating, target_labels=labels)
+    results = {"validation (rule chosen on it)": _results(shown)}
+    if len(test):
+        shown = score_cohort(test, model, tell.validating, target_labels=labels)
+        results["test"] = _results(shown)
+    return {"results": results, "sensitivity_by_size": _by_size(summarise(shown))}
+
+
+def retune(
+    bundle: Bundle,
+    out: Path,
+    validation: Cohort,
+    test: Cohort | None = None,
+    *,
+    target_labels: TargetLabels = None,
+    false_positives: float | None = None,
+    device: str = "cpu",
+    listeners: Listeners | None = None,
+) -> Bundle:
+    """Choose a model's decision rule anew, on other validation cases; its weights stay.
+
+    Args:
+        bundle: the model.
+        out: the ``.brainmets`` file to write.
+        validation: cases with masks on which the rule is chosen.
+        test: cases for the card's figures.
+        target_labels: labels of the reference masks that are lesion; None: all above 0.
+        false_positives: see :func:`brainmets.training.tune.tune_rule`.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        listeners: progress.
+
+    Raises:
+        CohortError: no case with a mask to choose the rule on.
+        WriteError: ``out`` cannot be written to.
+    """
+    if not len(validation):
+        raise CohortError("no case with a mask to choose the decision rule on")
+    require_writable(out.parent)
+    tell = listeners or Listeners()
+    model = Model(bundle, torch_engine(bundle, choose_device(device).type))
+    rule = tune_rule(
+        validation, model, tell.validating, target_labels=target_labels,
+        false_positives=false_positives,
+    )  # fmt: skip
+    tuned = Model(replace(bundle, rule=rule), model.engine)
+    scores = _scores(validation, test or Cohort(()), tuned, tell, target_labels)
+    before = bundle.card.get("cases", {})
+    cases = {**before, "validation": len(validation), "test": len(test or ())}
+    write(replace(tuned.bundle, name=out.stem, card={**bundle.card, "cases": cases, **scores}), out)
+    return read(out)
 
 
 def _results(cases: Sequence[CaseScores]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ would have seen. The mask ends 1 mm inside to 4 mm outside the brain's surface, 
 that any extractor that meets the contract may serve, and scans whose skull is off too.
 """
 
-from collections.abc import Sequence
+import multiprocessing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 
 from brainmets.config import Training
 from brainmets.training.store import DEPTH_STEP_MM, LEVELS_MM, PreparedCase
@@ -35,6 +37,37 @@ def draw_batch(cases: Sequence[PreparedCase], training: Training, step: int) -> 
     chosen = rng.choice(len(cases), training.batch, replace=len(cases) < training.batch)
     patches = [_draw_patch(cases[int(i)], training, rng) for i in chosen]
     return Batch(*(torch.stack(tensors)[:, None] for tensors in zip(*patches, strict=True)))
+
+
+class _Steps(Dataset[Batch]):
+    """The batch of every step."""
+
+    def __init__(self, cases: Sequence[PreparedCase], training: Training) -> None:
+        self.cases, self.training = cases, training
+
+    def __getitem__(self, step: int) -> Batch:
+        return draw_batch(self.cases, self.training, step)
+
+
+def drawn_ahead(
+    cases: Sequence[PreparedCase], training: Training, steps: range, workers: int
+) -> Iterator[Batch]:
+    """The batches of ``steps``, in order.
+
+    Args:
+        cases: to draw from.
+        training: settings.
+        steps: which batches.
+        workers: processes that draw while the network learns; with 1, or where processes
+            cannot be forked, each batch is drawn when it is asked for.
+    """
+    if workers <= 1 or "fork" not in multiprocessing.get_all_start_methods():
+        return (draw_batch(cases, training, step) for step in steps)
+    loader = DataLoader(
+        _Steps(cases, training), batch_size=None, sampler=steps, num_workers=workers,
+        multiprocessing_context="fork", prefetch_factor=3,
+    )  # fmt: skip
+    return iter(loader)
 
 
 def _draw_patch(

@@ -75,11 +75,20 @@ def tune_rule(
     progress: Progress | None = None,
     *,
     target_labels: Labels = None,
+    false_positives: float | None = None,
 ) -> DecisionRule:
-    """The rule with the best lesion F1, pooled over the cohort.
+    """The rule with the best lesion F1, or the most sensitive of few false alarms.
 
     Lesions are found after ``restore``, on the scanner's grid, in tuning as in use. Among
     equals the first of the grid wins: lower thresholds and smaller lesions first.
+
+    Args:
+        cohort: with reference masks; figures are pooled over it.
+        model: whose probabilities are used.
+        progress: called with (done, total).
+        target_labels: labels of the masks that are lesion; None: all above 0.
+        false_positives: at most so many a scan, and as many lesions found as that allows;
+            None: the best F1. Where no rule has so few, that with the fewest.
     """
     found: dict[float, list[list[Candidate]]] = {low: [] for low in LOWS}
     truths = 0
@@ -96,7 +105,13 @@ def tune_rule(
         for low, high, smallest in product(LOWS, HIGHS, SMALLEST_MM3)
         if low <= high
     ]
-    return max(rules, key=lambda rule: _f1(found[rule.low], rule, truths))
+    tallies = [tally(found[rule.low], rule) for rule in rules]
+    if false_positives is None:
+        worth: list[tuple[float, ...]] = [(t.f1(truths),) for t in tallies]
+    else:
+        limit = false_positives * len(cohort)
+        worth = [(t.found, -t.wrong) if t.wrong <= limit else (-1, -t.wrong) for t in tallies]
+    return rules[worth.index(max(worth))]
 
 
 def _candidates(probability: Volume, reference: Volume, low: float) -> list[Candidate]:
@@ -116,21 +131,37 @@ def _candidates(probability: Volume, reference: Volume, low: float) -> list[Cand
     ]
 
 
-def _f1(cases: Sequence[Sequence[Candidate]], rule: DecisionRule, truths: int) -> float:
-    """Pooled lesion F1 as :func:`brainmets.evaluation.lesionwise.detection_scores` defines it.
+@dataclass(frozen=True)
+class Tally:
+    """What a rule finds in a cohort.
 
-    0 where nothing is found.
+    Attributes:
+        found: reference lesions hit.
+        right: findings that hit one.
+        wrong: findings that hit none.
     """
-    found = announced = right = 0
+
+    found: int
+    right: int
+    wrong: int
+
+    def f1(self, truths: int) -> float:
+        """As :func:`brainmets.evaluation.lesionwise.detection_scores`; 0 where none is found."""
+        if not self.found:
+            return 0.0
+        sensitivity, precision = self.found / truths, self.right / (self.right + self.wrong)
+        return 2 * sensitivity * precision / (sensitivity + precision)
+
+
+def tally(cases: Sequence[Sequence[Candidate]], rule: DecisionRule) -> Tally:
+    """Count what a rule makes of the candidates of each case."""
+    found = right = wrong = 0
     for case in cases:
         kept = [c for c in case if _is_lesion(c, rule)]
         found += len(frozenset().union(*(c.hits for c in kept)))
-        announced += len(kept)
         right += sum(bool(c.hits) for c in kept)
-    if not found:
-        return 0.0
-    sensitivity, precision = found / truths, right / announced
-    return 2 * sensitivity * precision / (sensitivity + precision)
+        wrong += sum(not c.hits for c in kept)
+    return Tally(found, right, wrong)
 
 
 def _is_lesion(candidate: Candidate, rule: DecisionRule) -> bool:
