@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from brainmets.simulate.anatomy import BRAINSTEM, CEREBELLUM, Anatomy
-from brainmets.simulate.contrast import DEEP_GREY, WHITE
+from brainmets.simulate.anatomy import BRAINSTEM, CEREBELLUM, DEEP_GREY, WHITE, Anatomy
 from brainmets.simulate.scanner import Protocol, acquire_truth
 from brainmets.volume import Volume
 
