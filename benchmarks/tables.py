@@ -47,6 +47,7 @@ def page() -> str:
         *([_dicom()] if (RESULTS / "dicom.json").is_file() else []),
         PEERS["seconds_section"](_load("scores_peers"), _table, _where),
         _card(),
+        *(make(_load(name)) for name, make in OPTIONAL if (RESULTS / f"{name}.json").is_file()),
         _real(),
     ]
     return "\n\n".join(parts) + "\n"
@@ -156,6 +157,102 @@ def _real() -> str:
             _table([key.replace("_", " ") for key in keys], rows),
         ]
     )
+
+
+def _simulated(result: dict[str, Any]) -> str:
+    """The simulated test cohort, the simple detector and the model."""
+    value = result["value"]
+    hard, model, simple = value["difficulty"], value["starter"], value["detector"]
+    points = {name: of["operating_points"] for name, of in (
+        (value["model"], model), ("simple detector", simple),
+        ("the same with a test of shape", value["detector_with_shape"]))}  # fmt: skip
+    curve = [[name, *(_spread(p) for p in found)] for name, found in points.items()]
+    parts = {"at most 1 false positive per scan": "at_most_1_false_positive_per_scan",
+             "own rule": "own_rule"}  # fmt: skip
+    rows = [_judged(name, model[key]) for name, key in parts.items()]
+    allowed = [f"{p['allowed']:g}" for p in simple["operating_points"]]
+    header = ["model", "false positives per scan", *model["own_rule"]["sensitivity"],
+              "median Dice from 6 mm", "false positives per scan without a lesion"]  # fmt: skip
+    return "\n\n".join([
+        f"## `{value['model']}` on the simulated test cohort",
+        SIMULATED.format(**hard),
+        _table(header, rows),
+        "Sensitivity at so many false positives per scan, over all thresholds:",
+        _table(["", *allowed], curve),
+        _where(result),
+    ])  # fmt: skip
+
+
+def _judged(name: str, found: dict[str, Any]) -> list[Any]:
+    """A row of the model's figures at one threshold."""
+    sizes = [f"{_spread(s)}, {s['found']} of {s['lesions']}" for s in found["sensitivity"].values()]
+    empty = found["false_positives_per_scan_without_lesion"]
+    return [name, _spread(found["false_positives_per_scan"]), *sizes,
+            found["median_dice_from_6_mm"], _spread(empty) if empty else None]  # fmt: skip
+
+
+def _spread(score: dict[str, Any]) -> str:
+    """A value with its 95 % interval, if there is one."""
+    if score["value"] is None:
+        return "–"
+    value = f"{score['value']:.2f}"
+    return value if score["low"] is None else f"{value} ({score['low']:.2f}–{score['high']:.2f})"
+
+
+def _sizes(result: dict[str, Any]) -> str:
+    """Simulated lesions beside real ones."""
+    value = result["value"]
+    rows = [
+        [what.replace("_", " "), side, *value[side][what].values()]
+        for what in ("log10_volume_mm3", "sphericity", "lesions_per_scan")
+        for side in ("real", "simulated")
+    ]
+    return "\n\n".join([
+        "## Sizes and shapes of simulated metastases",
+        SIZES.format(**value, n=value["real"]["lesions"], m=value["simulated"]["lesions"]),
+        _table(["", "", *value["real"]["sphericity"]], rows),
+        _where(result),
+    ])  # fmt: skip
+
+
+def _contrast(result: dict[str, Any]) -> str:
+    """Errors of the rule on contrast."""
+    value = result["value"]
+    rows = [[r["scan"], "yes" if r["contrast"] else "no", r["seen"], "yes" if r["right"] else "no"]
+            for r in value["real"]]  # fmt: skip
+    return "\n\n".join([
+        "## Whether contrast was given",
+        CONTRAST.format(**value),
+        _table(["real scan", "contrast given", "enhancement", "rule is right"], rows),
+        _where(result),
+    ])  # fmt: skip
+
+
+SIMULATED = (
+    "{scans} scans with {lesions} lesions; contrast to noise: 10th percentile "
+    "{contrast_to_noise_p10}, median {contrast_to_noise_p50}. Mimics (round bright blobs that are "
+    "no lesion, of {mimics_from_mm} to {mimics_to_mm} mm, answering at least as the weakest "
+    "quarter of the lesions that the detector sees): {mimics_per_scan_mean} a scan. The simple "
+    "detector is a threshold and a Laplacian of Gaussian within the true brain mask."
+)
+SIZES = (
+    "Kolmogorov–Smirnov distance of log volume between {n} real and {m} simulated lesions: "
+    "{ks_log10_volume}; of equal distributions of so many it stays below "
+    "{ks_of_equal_distributions_95} in 95 % of draws. Of sphericity (lesions of 50 mm³ and more): "
+    "{ks_sphericity}."
+)
+CONTRAST = (
+    "Of {pairs} simulated heads with contrast {with_contrast_called_absent} were called without, "
+    "of as many without {without_contrast_called_given} were called with. The rule calls contrast "
+    "given from an enhancement of {least_with_contrast}. The real scans were looked at while the "
+    "rule was made: no claim rests on them."
+)
+OPTIONAL: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("starter_simulated", _simulated),
+    ("lesion_sizes", _sizes),
+    ("contrast_absent", _contrast),
+)
+"""Results that are shown where they have been recorded."""
 
 
 def undefined() -> str:

@@ -1,5 +1,6 @@
 """A real DICOM series, against SimpleITK and dcm2niix, and through the whole line."""
 
+import json
 import random
 import shutil
 import subprocess
@@ -100,6 +101,9 @@ def test_the_whole_line_runs_on_it(analysed):
     assert outcome.status == DONE, outcome.message
     report = (out / outcome.case_id / "report.json").read_text(encoding="utf-8")
     assert "T1, contrast not stated" in report
+    (line,) = [c for c in json.loads(report)["checks"] if c["name"] == "contrast"]
+    assert line["passed"] is False
+    assert "seems absent" in line["detail"]
     assert "45152" not in report  # the scanner's serial number, which its UIDs hold
 
 

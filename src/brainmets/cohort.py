@@ -54,12 +54,14 @@ class Scan:
         sequence: what the image is, for example ``"T1c"``; None when unknown.
         notes: remarks of the reader for the report's quality section.
         case_id: a name made from its source, if it has one that identifies nobody.
+        contrast: whether contrast agent was given, by its header; None: the header is silent.
     """
 
     volume: Volume
     sequence: str | None = None
     notes: tuple[str, ...] = ()
     case_id: str | None = None
+    contrast: bool | None = None
 
 
 @dataclass(frozen=True)

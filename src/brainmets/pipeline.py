@@ -16,7 +16,7 @@ from brainmets.network.bundle import Bundle
 from brainmets.network.engines import Engine
 from brainmets.preprocess.brain import AUTO, Brain, Extractor, extract_brain, given_mask
 from brainmets.preprocess.prepare import prepare, restore
-from brainmets.report.content import Check, Report, check_scan
+from brainmets.report.content import Check, Report, check_contrast, check_scan
 from brainmets.volume import Volume, on_grid
 
 DEFAULT_MODEL = "starter"
@@ -97,7 +97,7 @@ def analyse(
     told("lesions", 0, 1)
     mask = find(probability, model.bundle.rule)
     lesions = measure(mask, probability=probability, brain=brain.mask)
-    checks = (*check_scan(scan), *brain_checks(brain))
+    checks = (*check_scan(scan), check_contrast(scan, brain.mask), *brain_checks(brain))
     provenance = _provenance(brain, model)
     return Report(name, scan, mask, lesions, checks, probability, brain.mask, provenance)
 

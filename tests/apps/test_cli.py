@@ -21,6 +21,7 @@ from brainmets.network.bundle import Bundle
 from brainmets.network.torch_engine import build
 from brainmets.network.unet import UNet
 from dicom_series import Layout, slices_of, write
+from label_heads import write_label_map
 from stand_ins import COARSE_BALLS, coarse_grid, stripped_head, write_scan
 
 
@@ -86,6 +87,28 @@ def examination(tmp_path):
         recipe.tags = {"SeriesNumber": number, "SeriesDescription": words, "Modality": modality}
         write(tmp_path / "dicom", slices_of(recipe, f"1.2.3.4.{number}"), prefix=f"s{number}-")
     return tmp_path / "dicom"
+
+
+def test_stress_writes_tables_and_a_page_and_prints_an_overview(run, model_file, tmp_path):
+    """The small head has no brain that the extractor finds: a case that is refused, and counts."""
+    head = write_label_map(tmp_path / "head.nii.gz")
+    words = ("stress", model_file, "-o", tmp_path / "out", "--cases", "1", "--anatomy", head)
+    code, out, err = run(*words)
+    assert (code, "Traceback" in err) == (0, False)
+    assert "false positives per scan" in out
+    assert "The scans are simulated." in out
+    assert (tmp_path / "out" / "stress.html").is_file()
+    summary = json.loads((tmp_path / "out" / "stress.json").read_text("utf-8"))
+    assert summary["scans"] == 1
+    with (tmp_path / "out" / "scans.csv").open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert summary["refused"] == int(bool(row["refused"]))
+
+
+def test_stress_of_nothing_is_refused(run, model_file, tmp_path):
+    code, _, err = run("stress", model_file, "-o", tmp_path, "--anatomy", tmp_path / "absent")
+    assert code == 2
+    assert err.startswith("error:")
 
 
 def test_inspect_lists_every_series_with_its_verdict_and_names_nobody(run, examination):
@@ -361,8 +384,8 @@ def test_control_c_stops_with_the_usual_status(run, monkeypatch):
 
 @pytest.mark.parametrize(
     "command",
-    ["", "predict", "measure", "simulate", "train", "evaluate", "demo", "models", "models list",
-     "models info", "models verify", "models fetch", "models train-extractor"],
+    ["", "predict", "measure", "simulate", "train", "evaluate", "stress", "demo", "models",
+     "models list", "models info", "models verify", "models fetch", "models train-extractor"],
 )  # fmt: skip
 def test_every_command_explains_itself(run, command):
     code, out, _ = run(*command.split(), "--help")

@@ -222,7 +222,7 @@ def test_a_whole_examination_gives_its_thin_t1_after_contrast(tmp_path):
         {"SeriesDescription": "T1 +C", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},
     )  # fmt: skip
     number, scan = number_read(folder)
-    assert (number, scan.sequence) == (7, "T1c")
+    assert (number, scan.sequence, scan.contrast) == (7, "T1c", True)
     assert scan.notes[0].endswith(
         "chosen among 10: T1 by its description (MPRAGE), with contrast by its description, "
         "original, 3D, slices of 1 mm"
@@ -278,14 +278,18 @@ def test_a_series_of_another_modality_is_refused_even_if_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "sequence"),
-    [("T1", "T1, contrast not stated"), ("T1 pre", "T1 without contrast"), ("head", None)],
+    ("words", "sequence", "contrast"),
+    [
+        ("T1", "T1, contrast not stated", None),
+        ("T1 pre", "T1 without contrast", False),
+        ("head", None, None),
+    ],
 )
 def test_a_lone_series_is_read_with_a_warning_if_it_does_not_say_contrast(
-    tmp_path, words, sequence
+    tmp_path, words, sequence, contrast
 ):
     scan = dicom.read(study(tmp_path / "s", words))
-    assert scan.sequence == sequence
+    assert (scan.sequence, scan.contrast) == (sequence, contrast)
     assert any("without contrast" in note for note in scan.notes)
 
 

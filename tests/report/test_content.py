@@ -7,7 +7,9 @@ import pytest
 
 from brainmets.cohort import Scan
 from brainmets.errors import GridMismatchError, VolumeError
-from brainmets.report.content import check_scan, measurable
+from brainmets.preprocess.enhancement import SEEN
+from brainmets.report import content
+from brainmets.report.content import check_contrast, check_scan, measurable
 from brainmets.volume import Volume
 from phantoms import axes_of, make_grid, make_head, rotation
 
@@ -95,3 +97,24 @@ def test_another_sequence_is_a_fault_and_an_unknown_one_a_remark(head):
 def test_the_readers_notes_are_kept(head):
     last = check_scan(Scan(head.scan, notes=("geometry taken from the qform",)))[-1]
     assert (last.passed, last.detail) == (None, "geometry taken from the qform")
+
+
+@pytest.mark.parametrize(
+    ("header", "seen", "passed", "words"),
+    [
+        (None, SEEN, True, "seems given"),
+        (None, SEEN - 0.01, False, "seems absent"),
+        (None, np.nan, None, "cannot be told"),
+        (True, SEEN, True, "seems given"),
+        (True, 0.1, None, "given, by the header, but nothing enhances"),
+        (True, np.nan, True, "given, by the header"),
+        (False, 3.0, False, "seems absent: the header says so"),
+    ],
+)
+def test_contrast_is_told_by_the_header_else_by_the_image(
+    head, monkeypatch, header, seen, passed, words
+):
+    monkeypatch.setattr(content, "enhancement", lambda _scan, _brain: seen)
+    check = check_contrast(Scan(head.scan, contrast=header), head.brain)
+    assert (check.name, check.passed) == ("contrast", passed)
+    assert words in check.detail

@@ -13,7 +13,6 @@ from brainmets.errors import CohortError, VolumeError
 from brainmets.io import nifti
 from brainmets.simulate import examination
 from brainmets.simulate.anatomy import embedded_head, read_anatomy
-from brainmets.simulate.contrast import Style
 from brainmets.simulate.examination import simulate, simulate_cohort
 from brainmets.simulate.scanner import AXIAL_LPS, CORONAL, Protocol, acquire, acquire_truth
 from brainmets.volume import to_nearest_ras
@@ -95,12 +94,22 @@ def test_the_same_generator_state_gives_the_same_examination(anatomy):
     )
 
 
-def test_without_contrast_agent_there_is_no_lesion(anatomy, monkeypatch):
-    monkeypatch.setattr(examination, "Style", lambda **kind: Style(kind["spin_echo"], False))
-    found = simulate(anatomy, np.random.default_rng(0), lesions=6)
+def test_without_contrast_agent_there_is_the_same_head_and_no_lesion(anatomy):
+    given, found = (
+        simulate(anatomy, np.random.default_rng(0), lesions=6, contrast=told)
+        for told in (True, False)
+    )
+    assert (given.style.contrast, found.style.contrast) == (True, False)
+    np.testing.assert_array_equal(given.head.labels, found.head.labels)
+    assert given.mask.data.any()
     assert found.plans == ()
     assert not found.mask.data.any()
     assert found.brain.data.any()
+
+
+def test_the_examination_tells_its_head_and_protocol(case):
+    scanned = acquire_truth((case.head.labels > 0).astype(np.float32), case.protocol)
+    assert scanned.grid == case.scan.grid
 
 
 def test_no_lesion_asked_for_no_lesion_there(anatomy):

@@ -386,6 +386,32 @@ def evaluate(
 
 
 @app.command()
+def stress(
+    model: Annotated[str, typer.Argument(help="A model's name or a .brainmets file.")],
+    out: OutOption,
+    cases: Annotated[int, typer.Option(min=1, help="How many simulated scans.")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="Of the cohort; compare models by one.")] = 0,
+    anatomy: Annotated[
+        list[Path] | None,
+        typer.Option(help="Whole-head label map, or a folder of them; the embedded head if none."),
+    ] = None,
+    device: DeviceOption = Device.auto,
+    workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
+) -> None:
+    """Run a model over a fixed simulated cohort, and show what it misses where."""
+    from brainmets.apps.inputs import files_of
+    from brainmets.apps.progress import steps
+    from brainmets.evaluation.stress import PAGE, Stress, run_stress
+    from brainmets.evaluation.stress_tables import overview
+
+    plan = Stress(model, cases, seed, tuple(files_of(anatomy or [])), device.value)
+    with steps(screen, "stress test") as progress:
+        summary = run_stress(plan, out, workers=workers, progress=progress)
+    _print_table("Stress test", *overview(summary))
+    typer.echo(f"The scans are simulated. {NOTICE}\npage: {out / PAGE}")
+
+
+@app.command()
 def demo(
     out: OutOption = Path("demo-out"),
     model: Annotated[str, typer.Option(help="A model's name or a .brainmets file.")] = "starter",

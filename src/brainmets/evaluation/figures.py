@@ -58,13 +58,15 @@ def froc_figure(summary: Mapping[str, Any]) -> str:
             markersize=4,
             label="operating points",
         )
+        given = pooled["false_positives_per_scan"]["value"]
+        beyond = given > max(x)  # a mark outside the axes would push them off the page
         axes.plot(
-            [pooled["false_positives_per_scan"]["value"]],
+            [max(x) if beyond else given],
             [pooled["lesion_sensitivity"]["value"]],
-            "D",
+            ">" if beyond else "D",
             color=OTHER,
             markersize=6,
-            label="the masks as given",
+            label=f"the masks as given{f': {given:.3g} per scan' if beyond else ''}",
             clip_on=False,
         )
         axes.set(xlabel="false positives per scan", ylabel="lesion sensitivity")
@@ -148,6 +150,38 @@ def burden_figure(patients: Sequence[Patient], summary: Mapping[str, Any]) -> st
             if not math.isnan(value):
                 axes.axhline(value / 1000, color=OTHER, linewidth=1.2, linestyle=style)
         axes.set(xlabel="mean of both volumes, mL", ylabel="predicted − reference, mL")
+
+    return _svg(plot)
+
+
+def heat_figure(heat: Mapping[str, Any]) -> str:
+    """Sensitivity by group (rows) and size (columns) as colours, with found of all in each field.
+
+    Groups and sizes without a lesion are white and empty; rows of such fields alone are left out.
+    """
+    rows = [n for n, counts in enumerate(heat["lesions"]) if any(counts)]
+    lesions, found = ([heat[key][n] for n in rows] for key in ("lesions", "found"))
+
+    def plot(axes: "Axes") -> None:
+        shares = [
+            [f / n if n else math.nan for f, n in zip(*pair, strict=True)]
+            for pair in zip(found, lesions, strict=True)
+        ]
+        axes.pcolormesh(shares, cmap="RdYlBu", vmin=0, vmax=1, edgecolors="white", linewidth=1.5)
+        for y, pair in enumerate(zip(found, lesions, strict=True)):
+            for x, (f, n) in enumerate(zip(*pair, strict=True)):
+                if n:
+                    text, ink = f"{f / n:.2f}\n{f} of {n}", "w" if abs(f / n - 0.5) > 0.37 else INK
+                    axes.text(
+                        x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8, color=ink
+                    )
+        sizes = [name.removesuffix(" mm") for name in heat["sizes"]]
+        axes.set_xticks([x + 0.5 for x in range(len(sizes))], sizes)
+        axes.set_yticks([y + 0.5 for y in range(len(rows))], [heat["groups"][n] for n in rows])
+        axes.set(xlabel="equivalent diameter, mm", ylabel=heat["axis"])
+        axes.invert_yaxis()
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
 
     return _svg(plot)
 

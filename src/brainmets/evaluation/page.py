@@ -40,7 +40,7 @@ def render(
         worst: pictures of the worst cases.
     """
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             summary=summary,
@@ -96,8 +96,8 @@ def _listed(labels: Sequence[int]) -> str:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
-    """All text is escaped, and a name the template misspells is an error."""
+def environment() -> jinja2.Environment:
+    """For templates of this room: text is escaped, and a name a template misspells is an error."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("brainmets.evaluation", "."),
         autoescape=True,

@@ -28,6 +28,9 @@ from brainmets.io.dicom_header import (
 from brainmets.io.dicom_planes import Plane, planes_of
 from brainmets.io.dicom_volume import read_volume, require_volume
 
+CONTRAST_OF = {"T1c": True, "T1 without contrast": False}
+"""What a sequence's name says of contrast; nothing of all others."""
+
 
 @dataclass(frozen=True)
 class Study:
@@ -140,7 +143,9 @@ def _read(path: Path, members: Sequence[str], series: str | None) -> Scan:
     notes = (*notes, *_step_notes(chosen, volume.grid.spacing_mm[2]))
     reading = f"DICOM {chosen.name}, {volume.grid.shape[2]} slices, {why}"
     notes = (reading, *_warnings(chosen), *notes)
-    return Scan(volume, chosen.verdict.sequence, notes, case_id=f"study-{study.key}")
+    sequence = chosen.verdict.sequence
+    given = CONTRAST_OF.get(sequence or "")
+    return Scan(volume, sequence, notes, case_id=f"study-{study.key}", contrast=given)
 
 
 def refusal(study: Study, chosen: Series) -> str:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from brainmets.cohort import Scan
 from brainmets.errors import VolumeError
 from brainmets.lesions import Lesion
+from brainmets.preprocess.enhancement import SEEN, enhancement
 from brainmets.volume import Grid, Volume, nearest_ras_order, require_same_grid, to_nearest_ras
 
 THICK_MM = 3.0
@@ -22,6 +23,9 @@ HEAD_MM = (120.0, 140.0, 100.0)
 TILTED_DEG = 15.0
 CUT_SHARE = 0.05
 """Share of an outer face that is tissue before the head counts as cut there."""
+
+WITHOUT_CONTRAST = "without it metastases hardly show, and findings are doubtful"
+BY_HEADER = "given, by the header"
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,31 @@ def check_scan(scan: Scan) -> tuple[Check, ...]:
         _check_sequence(scan.sequence),
         *(Check("note of the reader", None, note) for note in scan.notes),
     )
+
+
+def check_contrast(scan: Scan, brain: Volume) -> Check:
+    """Whether contrast agent was given: by the header, else by what is bright deep in the brain.
+
+    What the header says is believed; where the image gainsays it, that is remarked on.
+
+    Args:
+        scan: what its header says is in ``contrast``.
+        brain: mask of brain and CSF on the scan's grid.
+    """
+    if scan.contrast is False:
+        return Check("contrast", False, f"seems absent: the header says so; {WITHOUT_CONTRAST}")
+    seen = enhancement(scan.volume, brain)
+    measure = f"brightest thin structures deep in the brain: {seen:.2f}, with contrast from {SEEN}"
+    if math.isnan(seen):
+        detail = "cannot be told from the image: too little of the brain is in it"
+        return Check("contrast", scan.contrast, detail if scan.contrast is None else BY_HEADER)
+    if seen >= SEEN:
+        return Check("contrast", True, f"seems given ({measure})")
+    if scan.contrast:
+        return Check(
+            "contrast", None, f"{BY_HEADER}, but nothing enhances as vessels do ({measure})"
+        )
+    return Check("contrast", False, f"seems absent ({measure}); {WITHOUT_CONTRAST}")
 
 
 def _times(values: tuple[float, ...], form: str) -> str:

@@ -17,7 +17,7 @@ from brainmets.io.storage import require_writable, sweep, whole_file, whole_fold
 from brainmets.simulate.anatomy import Anatomy, embedded_head, read_anatomy
 from brainmets.simulate.contrast import Style, brain_and_csf, render, warp
 from brainmets.simulate.metastases import Plan, carve_cavity, paint, plan_metastases
-from brainmets.simulate.scanner import acquire, acquire_truth, draw_protocol
+from brainmets.simulate.scanner import Protocol, acquire, acquire_truth, draw_protocol
 from brainmets.volume import Volume
 
 VERSION = 2
@@ -37,6 +37,8 @@ class Examination:
         brain: brain + CSF, uint8, on the scan's grid.
         plans: the metastases that were painted, thin ones perhaps lost between slices.
         style: sequence and contrast.
+        head: the head that was scanned, warped, before any metastasis, 1 mm.
+        protocol: how it was scanned.
     """
 
     scan: Volume
@@ -44,10 +46,16 @@ class Examination:
     brain: Volume
     plans: tuple[Plan, ...]
     style: Style
+    head: Anatomy | None = None
+    protocol: Protocol | None = None
 
 
 def simulate(
-    anatomy: Anatomy, rng: np.random.Generator, *, lesions: int | None = None
+    anatomy: Anatomy,
+    rng: np.random.Generator,
+    *,
+    lesions: int | None = None,
+    contrast: bool | None = None,
 ) -> Examination:
     """Simulate one examination of a head.
 
@@ -55,9 +63,12 @@ def simulate(
         anatomy: the head; it is warped at random.
         rng: the only source of chance.
         lesions: how many metastases; None draws 0 (one in seven) to about 20.
+        contrast: whether contrast agent was given; None draws it. With and without, the same
+            seed gives the same head, though not the same noise.
     """
     thick = lesions is None and rng.random() < 0.3
     given = lesions is not None or rng.random() < 0.92
+    given = given if contrast is None else contrast
     style = Style(spin_echo=thick or rng.random() < 0.25, contrast=given)
     head = warp(anatomy, rng)
     image = render(head, style, rng)
@@ -77,6 +88,8 @@ def simulate(
         brain=acquire_truth(brain_and_csf(head.labels).astype(np.float32), protocol),
         plans=plans,
         style=style,
+        head=head,
+        protocol=protocol,
     )
 
 
