@@ -34,6 +34,7 @@ ROOMS = (
 
 ONLY_IN = {
     "torch": ("network", "inference", "simulate", "training", "concurrency", "preprocess/brain.py"),
+    "openvino": ("network",),
     "pydicom": ("io",),
     "matplotlib": ("evaluation",),
     "pandas": (),

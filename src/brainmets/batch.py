@@ -13,7 +13,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,7 +128,8 @@ def predict_cases(
 
     bundle = model.bundle.identity
     made_with = (bundle, model.engine.name, extractor.identity, str(save_probability))
-    return _run(cases, out, made_with, make, save_probability=save_probability)
+    run = {"engine": model.engine.name, "engine_reason": model.reason}
+    return _run(cases, out, made_with, make, save_probability=save_probability, notes=run)
 
 
 def measure_cases(cases: Iterable[Case], out: Path) -> tuple[Outcome, ...]:
@@ -153,6 +154,7 @@ def _run(
     make: Callable[[Case, Clock], Report],
     *,
     save_probability: bool,
+    notes: Mapping[str, Any] | None = None,
 ) -> tuple[Outcome, ...]:
     cohort = Cohort(tuple(cases))
     require_writable(out)
@@ -160,7 +162,7 @@ def _run(
     outcomes = []
     for case in cohort:
         started = time.monotonic()
-        outcome = _one(case, out, made_with, make, save_probability=save_probability)
+        outcome = _one(case, out, made_with, make, save_probability=save_probability, notes=notes)
         seconds = time.monotonic() - started
         outcomes.append(Outcome(**{**outcome.__dict__, "seconds": seconds}))
     _write_summary(outcomes, out / SUMMARY)
@@ -174,6 +176,7 @@ def _one(
     make: Callable[[Case, Clock], Report],
     *,
     save_probability: bool,
+    notes: Mapping[str, Any] | None = None,
 ) -> Outcome:
     clock = Clock()
     try:
@@ -188,7 +191,7 @@ def _one(
             clock("write", 0, 1)
             write_case(report, folder, save_probability=save_probability)
             clock.stop()
-            write_json(folder / "run.json", _run_record(fingerprint, clock))
+            write_json(folder / "run.json", {**_run_record(fingerprint, clock), **(notes or {})})
     except BrainmetsError as error:
         return Outcome(case.case_id, FAILED, str(error), exit_code=error.exit_code)
     except (OSError, MemoryError) as error:

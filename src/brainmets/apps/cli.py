@@ -47,6 +47,22 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class EngineName(StrEnum):
+    """What runs the network."""
+
+    auto = "auto"
+    torch = "torch"
+    openvino = "openvino"
+
+
+class Precision(StrEnum):
+    """Arithmetic in the network."""
+
+    auto = "auto"
+    f32 = "f32"
+    bf16 = "bf16"
+
+
 class IdFrom(StrEnum):
     """What a DICOM case is called after; as :class:`brainmets.io.dicom_cases.IdFrom`."""
 
@@ -80,6 +96,12 @@ class Design(StrEnum):
 
 
 DeviceOption = Annotated[Device, typer.Option(help="auto takes a CUDA GPU where there is one.")]
+EngineOption = Annotated[
+    EngineName, typer.Option(help="auto: torch on a GPU, else openvino where it is installed.")
+]
+PrecisionOption = Annotated[
+    Precision, typer.Option(help="auto: bf16 with openvino where the CPU has units for it.")
+]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Processor threads; all by default.")
 ]
@@ -120,6 +142,8 @@ def predict(
     model: Annotated[str, typer.Option(help="A model's name or a .brainmets file.")] = "starter",
     device: DeviceOption = Device.auto,
     *,
+    engine: EngineOption = EngineName.auto,
+    precision: PrecisionOption = Precision.auto,
     save_probability: Annotated[
         bool, typer.Option("--save-probability", help="Also write probability.nii.gz.")
     ] = False,
@@ -145,11 +169,12 @@ def predict(
     from brainmets.pipeline import load_model
     from brainmets.preprocess.brain import Extractor
 
-    extractor = Extractor(brain_extractor.value, synthstrip_weights).at_hand()
+    extractor = Extractor(brain_extractor.value, synthstrip_weights, engine.value).at_hand()
     cases = cases_of(inputs, brain_mask, series=series, id_from=id_from)
     use_threads(threads)
     with case_watch(screen, len(cases)) as watch:
-        loaded = load_model(model, device.value)
+        loaded = load_model(model, device.value, engine=engine.value, precision=precision.value)
+        screen.print(f"engine: {loaded.engine.name} ({loaded.reason})", markup=False)
         outcomes = predict_cases(
             cases, out, loaded, extractor=extractor, save_probability=save_probability, watch=watch
         )
@@ -394,12 +419,15 @@ def model_info(name: Annotated[str, typer.Argument(help="A name or a .brainmets 
 def verify_model(
     name: Annotated[str, typer.Argument(help="A name or a .brainmets file.")],
     device: DeviceOption = Device.auto,
+    *,
+    engine: EngineOption = EngineName.auto,
+    precision: PrecisionOption = Precision.auto,
 ) -> None:
     """Check a model file's hashes, and that this machine computes what it should."""
     from brainmets.network.engines import verify
     from brainmets.pipeline import load_model
 
-    loaded = load_model(name, device.value)
+    loaded = load_model(name, device.value, engine=engine.value, precision=precision.value)
     difference = verify(loaded.bundle, loaded.engine)
     typer.echo(
         f"{loaded.bundle.name}: hashes match; largest difference in probability "
