@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
@@ -64,6 +64,21 @@ def threads() -> int:
     if told.isdecimal() and int(told) > 0:
         return int(told)
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def on_threads(function: Callable[[Job], None], jobs: Sequence[Job]) -> None:
+    """Run a function that leaves Python's lock alone most of the time over jobs, on threads.
+
+    The first error is raised once all jobs that had started have ended.
+    """
+    count = min(threads(), len(jobs))
+    if count <= 1:
+        for job in jobs:
+            function(job)
+        return
+    with ThreadPoolExecutor(count) as pool:
+        for _ in pool.map(function, jobs):
+            pass
 
 
 def _one_thread() -> None:

@@ -191,3 +191,16 @@ def weights_identity(bundle: Bundle) -> str:
         digest.update(f"{name} {values.dtype} {values.shape}".encode())
         digest.update(values.data)
     return digest.hexdigest()
+
+
+def product(one: Array, other: Array, precision: str, threads: int) -> Callable[[], object]:
+    """The product of two matrices as a compiled network, the second one its weight."""
+    ready = core()
+    from openvino import Model, opset13
+
+    image = opset13.parameter(list(one.shape), np.float32)
+    node = opset13.matmul(image, opset13.constant(other), transpose_a=False, transpose_b=False)
+    graph = Model([node], [image], "product")
+    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
+    request = ready.compile_model(graph, "CPU", settings).create_infer_request()
+    return lambda: request.infer([one], share_inputs=True)
