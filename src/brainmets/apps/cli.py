@@ -4,6 +4,7 @@ Heavy libraries are imported inside the commands, so that ``brainmets --help`` i
 """
 
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
@@ -160,14 +161,19 @@ def predict(
     synthstrip_weights: Annotated[
         Path | None, typer.Option(help="SynthStrip's checkpoint; the fetched one by default.")
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print seconds and peak memory by stage.")
+    ] = False,
 ) -> None:
     """Outline and measure the metastases of one or many scans."""
     from brainmets.apps.inputs import cases_of
     from brainmets.apps.progress import case_watch
     from brainmets.batch import predict_cases
     from brainmets.concurrency import use_threads
+    from brainmets.network.cost import Timed
     from brainmets.pipeline import load_model
     from brainmets.preprocess.brain import Extractor
+    from brainmets.profile import HEADER, network_line, stage_rows
 
     extractor = Extractor(brain_extractor.value, synthstrip_weights, engine.value).at_hand()
     cases = cases_of(inputs, brain_mask, series=series, id_from=id_from)
@@ -175,9 +181,15 @@ def predict(
     with case_watch(screen, len(cases)) as watch:
         loaded = load_model(model, device.value, engine=engine.value, precision=precision.value)
         screen.print(f"engine: {loaded.engine.name} ({loaded.reason})", markup=False)
+        timed = Timed(loaded.engine)
+        used = replace(loaded, engine=timed) if profile else loaded
         outcomes = predict_cases(
-            cases, out, loaded, extractor=extractor, save_probability=save_probability, watch=watch
-        )
+            cases, out, used, extractor=extractor, save_probability=save_probability,
+            watch=watch, profile=profile,
+        )  # fmt: skip
+    if profile:
+        _print_table("Profile", HEADER, stage_rows(outcomes, out))
+        typer.echo(network_line(timed, loaded.bundle))
     _finish(outcomes, out)
 
 
