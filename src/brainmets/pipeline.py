@@ -41,6 +41,7 @@ def load_model(
     *,
     engine: str = "auto",
     precision: str = "auto",
+    prove: bool = True,
 ) -> Model:
     """Load a shipped model by name, or a ``.brainmets`` file.
 
@@ -49,13 +50,15 @@ def load_model(
         device: ``auto``, ``cpu`` or ``cuda``.
         engine: ``auto``, ``torch`` or ``openvino``.
         precision: ``auto``, ``f32`` or ``bf16``.
+        prove: whether the example is run when OpenVINO compiles the model for the first time.
 
     Raises:
         BundleError: no such model, or a damaged file.
         ConfigError: the device or the engine is not there.
     """
     bundle = bundles.read(bundles.find(name))
-    return Model(bundle, *choose_engine(bundle, Wanted(engine, device, precision)))
+    wanted = Wanted(engine, device, precision)
+    return Model(bundle, *choose_engine(bundle, wanted, prove=prove))
 
 
 def analyse(
