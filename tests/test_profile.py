@@ -6,7 +6,7 @@ from brainmets import memory
 from brainmets.batch import predict_cases
 from brainmets.cohort import Case
 from brainmets.network.cost import Timed
-from brainmets.profile import network_line, stage_rows
+from brainmets.profile import STAGES, network_line, stage_rows
 from stand_ins import coarse_model, write_scan
 
 
@@ -18,9 +18,7 @@ def test_every_stage_has_its_seconds_and_memory(tmp_path):
     outcomes = predict_cases([case], tmp_path / "out", used, profile=True)
     rows = stage_rows(outcomes, tmp_path / "out")
     stages = [stage for _, stage, _, _ in rows]
-    assert sorted(stages) == sorted(
-        ["fingerprint", "read", "brain", "prepare", "predict", "restore", "lesions", "write"]
-    )
+    assert stages == list(STAGES)
     assert all(float(seconds) >= 0 and int(peak) > 10 for _, _, seconds, peak in rows)
     assert timed.tiles > 0
     assert f"network: {timed.tiles} tiles" in network_line(timed, model.bundle)

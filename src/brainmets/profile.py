@@ -9,6 +9,8 @@ from brainmets.network.bundle import Bundle
 from brainmets.network.cost import Timed, floating_point_operations, matrix_rate
 
 Row = tuple[str, str, str, str]
+STAGES = ("fingerprint", "read", "brain", "prepare", "predict", "restore", "lesions", "write")
+"""In the order in which they run."""
 HEADER = ("case", "stage", "seconds", "peak MB")
 
 
@@ -18,8 +20,9 @@ def stage_rows(outcomes: Iterable[Outcome], out: Path) -> list[Row]:
     for case in (outcome.case_id for outcome in outcomes if outcome.status == DONE):
         record = json.loads((out / case / "run.json").read_text(encoding="utf-8"))
         peaks = record.get("peak_memory_mb_by_stage", {})
-        for stage, seconds in record["seconds_by_stage"].items():
-            rows.append((case, stage, f"{seconds:.2f}", str(peaks.get(stage, ""))))
+        seconds = record["seconds_by_stage"]
+        for stage in sorted(seconds, key=STAGES.index):
+            rows.append((case, stage, f"{seconds[stage]:.2f}", str(peaks.get(stage, ""))))
     return rows
 
 
