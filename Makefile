@@ -36,8 +36,14 @@ test: install
 	$(BIN)/pytest -n $(JOBS) -m "slow or not slow" --durations=15 \
 		--cov --cov-report=term:skip-covered --cov-fail-under=90
 
-bench: install
+GATE := .bench/gate/cohort.tsv
+$(GATE): | install
+	$(BIN)/brainmets simulate $(dir $@) --cases 10 --seed 900
+
+bench: install $(GATE)
 	$(BIN)/python benchmarks/predict.py
+	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/loss_gate.py --cohort $(GATE)
 	$(BIN)/python benchmarks/dicom.py
 	if [ -n "$$BRAINMETS_DATA" ]; then $(BIN)/python benchmarks/scores.py; fi
 	$(BIN)/python benchmarks/tables.py

@@ -43,6 +43,8 @@ def page() -> str:
         "# Results",
         INTRODUCTION,
         _predict(),
+        *([_engines()] if (RESULTS / "engines.json").is_file() else []),
+        *([_loss_gate()] if (RESULTS / "loss_gate.json").is_file() else []),
         *([_scores()] if (RESULTS / "scores.json").is_file() else []),
         *([_dicom()] if (RESULTS / "dicom.json").is_file() else []),
         PEERS["seconds_section"](_load("scores_peers"), _table, _where),
@@ -85,6 +87,45 @@ def _times(result: dict[str, Any]) -> str:
     ]  # fmt: skip
     header = ["scan", "voxels", "seconds (median)", "range", "peak memory, MB"]
     return f"{_table(header, rows)}\n\n{_where(result)}"
+
+
+def _engines() -> str:
+    result = _load("engines")
+    keys = ["model", "engine", "seconds", "times_faster_than_torch_float32",
+            "times_faster_than_torchs_best", "gflop_per_s", "share_of_ceiling"]  # fmt: skip
+    rows = [[row[key] for key in keys] for row in result["value"]["rows"]]
+    side, threads = result["value"]["tile"], result["value"]["threads"]
+    return "\n\n".join(
+        [
+            "## Engines: the network alone",
+            (
+                f"One tile of {side}³ voxels, {threads} threads, random weights. The ceiling is a "
+                "matrix product of 4096³ at the same precision, in turns with the tiles."
+            ),
+            _table([key.replace("_", " ") for key in keys], rows),
+            _where(result),
+        ]
+    )
+
+
+def _loss_gate() -> str:
+    result = _load("loss_gate")
+    header = ["precision", "cases", "share of float32's Dice kept", "mean Dice against float32",
+              "least", "cases with the same lesions"]  # fmt: skip
+    keys = ["cases", "share_of_float32s_dice_kept", "mean_dice_against_float32",
+            "least_dice_against_float32", "cases_with_the_same_lesions"]  # fmt: skip
+    rows = [[name, *(v[key] for key in keys)] for name, v in result["value"].items()]
+    return "\n\n".join(
+        [
+            "## What faster arithmetic loses",
+            (
+                "OpenVINO against PyTorch's float32 on the same prepared scans. The same lesions: "
+                "as many, one to one at an IoU of 0.5 or more, volumes within 5 % or 2 voxels."
+            ),
+            _table(header, rows),
+            _where(result),
+        ]
+    )
 
 
 def _scores() -> str:

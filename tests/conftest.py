@@ -1,6 +1,7 @@
 """Shared fixtures."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,17 @@ from hypothesis import settings
 # The same examples in every run, however slow the machine: a red check means a change.
 settings.register_profile("brainmets", deadline=None, derandomize=True)
 settings.load_profile("brainmets")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _compiled_models_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests leave nothing in the user's cache of compiled models."""
+    from brainmets.network import openvino_engine
+
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openvino_engine, "cache_folder", lambda: folder)
+        yield
 
 
 def _absent(reason: str) -> None:

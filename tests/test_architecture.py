@@ -16,6 +16,7 @@ ROOMS = (
     "cohort",
     "config",
     "concurrency",
+    "memory",
     "io",
     "network",
     "preprocess",
@@ -24,6 +25,7 @@ ROOMS = (
     "report",
     "pipeline",
     "batch",
+    "profile",
     "simulate",
     "evaluation",
     "demo",
@@ -34,6 +36,7 @@ ROOMS = (
 
 ONLY_IN = {
     "torch": ("network", "inference", "simulate", "training", "concurrency", "preprocess/brain.py"),
+    "openvino": ("network",),
     "pydicom": ("io",),
     "matplotlib": ("evaluation",),
     "pandas": (),

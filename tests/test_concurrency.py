@@ -5,6 +5,7 @@ import operator
 
 import pytest
 
+from brainmets import concurrency
 from brainmets.concurrency import in_order
 
 
@@ -40,3 +41,20 @@ def test_several_workers_keep_the_order_and_pass_errors_on():
         assert next(results) == 2
         with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
             next(results)
+
+
+@pytest.mark.parametrize("count", ["1", "3"])
+def test_threads_run_every_job_and_raise_its_error(count, monkeypatch):
+    monkeypatch.setenv(concurrency.THREADS, count)
+    done = []
+    concurrency.on_threads(done.append, range(7))
+    assert sorted(done) == list(range(7))
+    with pytest.raises(ZeroDivisionError):
+        concurrency.on_threads(lambda job: 1 / job, [1, 0])
+
+
+def test_the_number_of_threads_is_as_told(monkeypatch):
+    monkeypatch.setenv(concurrency.THREADS, "3")
+    assert concurrency.threads() == 3
+    monkeypatch.setenv(concurrency.THREADS, "many")
+    assert concurrency.threads() >= 1

@@ -10,16 +10,15 @@ import json
 import logging
 import os
 import platform
-import resource
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import brainmets
+from brainmets import memory
 from brainmets.cohort import Case, Cohort
 from brainmets.errors import BrainmetsError, CohortError, ReadError
 from brainmets.io import images, nifti
@@ -74,6 +73,8 @@ class Clock:
     """Seconds by stage; a stage lasts until the next one starts."""
 
     stages: dict[str, float] = field(default_factory=dict)
+    peaks_mb: dict[str, int] | None = None
+    """Peak memory of each stage, where a dictionary is given for it."""
     _current: str = ""
     _since: float = 0.0
 
@@ -82,12 +83,17 @@ class Clock:
         if stage != self._current:
             self.stop()
             self._current, self._since = stage, time.monotonic()
+            if self.peaks_mb is not None:
+                memory.forget_peak()
 
     def stop(self) -> None:
         """End the running stage."""
         if self._current:
             spent = time.monotonic() - self._since
             self.stages[self._current] = self.stages.get(self._current, 0.0) + spent
+            if self.peaks_mb is not None:
+                peak = max(memory.peak_mb(), self.peaks_mb.get(self._current, 0))
+                self.peaks_mb[self._current] = peak
         self._current = ""
 
 
@@ -103,10 +109,12 @@ def predict_cases(
     extractor: Extractor = AUTO,
     save_probability: bool = False,
     watch: Watch | None = None,
+    profile: bool = False,
 ) -> tuple[Outcome, ...]:
     """Analyse every case into ``out/ID``, and write ``out/summary.csv``.
 
-    A case that fails leaves nothing behind and does not stop the others.
+    A case that fails leaves nothing behind and does not stop the others. With ``profile``,
+    ``run.json`` also gives the peak memory of each stage.
 
     Raises:
         CohortError: two cases of one name.
@@ -128,7 +136,10 @@ def predict_cases(
 
     bundle = model.bundle.identity
     made_with = (bundle, model.engine.name, extractor.identity, str(save_probability))
-    return _run(cases, out, made_with, make, save_probability=save_probability)
+    run = {"engine": model.engine.name, "engine_reason": model.reason}
+    return _run(
+        cases, out, made_with, make, save_probability=save_probability, notes=run, profile=profile
+    )
 
 
 def measure_cases(cases: Iterable[Case], out: Path) -> tuple[Outcome, ...]:
@@ -153,6 +164,8 @@ def _run(
     make: Callable[[Case, Clock], Report],
     *,
     save_probability: bool,
+    notes: Mapping[str, Any] | None = None,
+    profile: bool = False,
 ) -> tuple[Outcome, ...]:
     cohort = Cohort(tuple(cases))
     require_writable(out)
@@ -160,7 +173,15 @@ def _run(
     outcomes = []
     for case in cohort:
         started = time.monotonic()
-        outcome = _one(case, out, made_with, make, save_probability=save_probability)
+        outcome = _one(
+            case,
+            out,
+            made_with,
+            make,
+            save_probability=save_probability,
+            notes=notes,
+            profile=profile,
+        )
         seconds = time.monotonic() - started
         outcomes.append(Outcome(**{**outcome.__dict__, "seconds": seconds}))
     _write_summary(outcomes, out / SUMMARY)
@@ -174,8 +195,10 @@ def _one(
     make: Callable[[Case, Clock], Report],
     *,
     save_probability: bool,
+    notes: Mapping[str, Any] | None = None,
+    profile: bool = False,
 ) -> Outcome:
-    clock = Clock()
+    clock = Clock(peaks_mb={} if profile else None)
     try:
         _require_folder_name(case.case_id)
         clock("fingerprint", 0, 1)
@@ -188,7 +211,7 @@ def _one(
             clock("write", 0, 1)
             write_case(report, folder, save_probability=save_probability)
             clock.stop()
-            write_json(folder / "run.json", _run_record(fingerprint, clock))
+            write_json(folder / "run.json", {**_run_record(fingerprint, clock), **(notes or {})})
     except BrainmetsError as error:
         return Outcome(case.case_id, FAILED, str(error), exit_code=error.exit_code)
     except (OSError, MemoryError) as error:
@@ -250,16 +273,17 @@ def _kept(case: Case, out: Path, fingerprint: str) -> Outcome | None:
 
 def _run_record(fingerprint: str, clock: Clock) -> dict[str, Any]:
     """What varies between runs; the only file that holds it."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
+    peaks = clock.peaks_mb or {}
+    record = {
         "fingerprint": fingerprint,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds_by_stage": {k: round(v, 3) for k, v in clock.stages.items()},
-        "peak_memory_mb": round(peak / (1024 if sys.platform != "darwin" else 1024**2)),
+        "peak_memory_mb": max(memory.peak_mb(), *peaks.values(), 0),
         "processors": os.cpu_count(),
         "machine": platform.machine(),
         "python": platform.python_version(),
     }
+    return record | ({"peak_memory_mb_by_stage": peaks} if peaks else {})
 
 
 def _write_summary(outcomes: Sequence[Outcome], path: Path) -> None:

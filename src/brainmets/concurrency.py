@@ -1,13 +1,17 @@
 """Running independent jobs in several processes, results in order."""
 
 import multiprocessing
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+THREADS = "OMP_NUM_THREADS"
+"""The environment variable that numerical libraries read when they are imported."""
 
 
 class Run(Protocol):
@@ -41,11 +45,40 @@ def in_order(workers: int, *, network: bool = True) -> Iterator[Run]:
 
 
 def use_threads(count: int | None) -> None:
-    """Let the network use ``count`` processor threads; None leaves the choice to PyTorch."""
-    if count is not None:
+    """Let networks use ``count`` processor threads; None leaves the choice as it is.
+
+    PyTorch is not imported for it: where it comes later, it finds its environment variable.
+    """
+    if count is None:
+        return
+    os.environ[THREADS] = str(count)
+    if "torch" in sys.modules:
         import torch
 
         torch.set_num_threads(count)
+
+
+def threads() -> int:
+    """How many processor threads networks use: as told, else as many as this process has."""
+    told = os.environ.get(THREADS, "")
+    if told.isdecimal() and int(told) > 0:
+        return int(told)
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def on_threads(function: Callable[[Job], None], jobs: Sequence[Job]) -> None:
+    """Run a function that leaves Python's lock alone most of the time over jobs, on threads.
+
+    The first error is raised once all jobs that had started have ended.
+    """
+    count = min(threads(), len(jobs))
+    if count <= 1:
+        for job in jobs:
+            function(job)
+        return
+    with ThreadPoolExecutor(count) as pool:
+        for _ in pool.map(function, jobs):
+            pass
 
 
 def _one_thread() -> None:

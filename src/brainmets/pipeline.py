@@ -13,6 +13,7 @@ from brainmets.io import images, nifti
 from brainmets.lesions import components, find, measure
 from brainmets.network import bundle as bundles
 from brainmets.network.bundle import Bundle
+from brainmets.network.choice import Wanted, choose_engine
 from brainmets.network.engines import Engine
 from brainmets.preprocess.brain import AUTO, Brain, Extractor, extract_brain, given_mask
 from brainmets.preprocess.prepare import prepare, restore
@@ -30,19 +31,34 @@ class Model:
 
     bundle: Bundle
     engine: Engine
+    reason: str = ""
+    """Why this engine was taken."""
 
 
-def load_model(name: str | Path = DEFAULT_MODEL, device: str = "auto") -> Model:
+def load_model(
+    name: str | Path = DEFAULT_MODEL,
+    device: str = "auto",
+    *,
+    engine: str = "auto",
+    precision: str = "auto",
+    prove: bool = True,
+) -> Model:
     """Load a shipped model by name, or a ``.brainmets`` file.
+
+    Args:
+        name: of the model or of its file.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        engine: ``auto``, ``torch`` or ``openvino``.
+        precision: ``auto``, ``f32`` or ``bf16``.
+        prove: whether the example is run when OpenVINO compiles the model for the first time.
 
     Raises:
         BundleError: no such model, or a damaged file.
-        ConfigError: the device is not there.
+        ConfigError: the device or the engine is not there.
     """
-    from brainmets.network.torch_engine import torch_engine
-
     bundle = bundles.read(bundles.find(name))
-    return Model(bundle, torch_engine(bundle, device))
+    wanted = Wanted(engine, device, precision)
+    return Model(bundle, *choose_engine(bundle, wanted, prove=prove))
 
 
 def analyse(
@@ -128,7 +144,9 @@ def find_brain(
 ) -> Brain:
     """Brain and CSF: from the mask that is given, or by extraction."""
     if brain_mask is None:
-        return extract_brain(volume, extractor=extractor.name, weights=extractor.weights)
+        return extract_brain(
+            volume, extractor=extractor.name, weights=extractor.weights, engine=extractor.engine
+        )
     return given_mask(volume, nifti.read_labels(brain_mask))
 
 

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from brainmets.concurrency import THREADS
 from brainmets.errors import GridMismatchError, VolumeError
+from brainmets.preprocess import resample as module
 from brainmets.preprocess.resample import resample, resample_like, resampled_grid
 from brainmets.volume import Grid, Volume, apply
 from phantoms import axes_of, make_grid, rotation, world
@@ -194,3 +196,14 @@ def test_another_frame_of_reference_is_refused():
     other = Grid(one.shape, one.affine, "2.25.2")
     with pytest.raises(GridMismatchError, match="reference"):
         resample_like(Volume(np.zeros(one.shape), one), other)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_any_number_of_threads_gives_the_same_bytes(count, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_VOXELS", 500)  # many blocks
+    data = np.random.default_rng(0).random((21, 34, 27), np.float32)
+    scan = Volume(data, make_grid(data.shape, 1.0))
+    monkeypatch.setenv(THREADS, "1")
+    expected = resample(scan, 0.7).data
+    monkeypatch.setenv(THREADS, str(count))
+    np.testing.assert_array_equal(resample(scan, 0.7).data, expected)

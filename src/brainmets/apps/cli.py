@@ -4,6 +4,7 @@ Heavy libraries are imported inside the commands, so that ``brainmets --help`` i
 """
 
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
@@ -47,6 +48,22 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class EngineName(StrEnum):
+    """What runs the network."""
+
+    auto = "auto"
+    torch = "torch"
+    openvino = "openvino"
+
+
+class Precision(StrEnum):
+    """Arithmetic in the network."""
+
+    auto = "auto"
+    f32 = "f32"
+    bf16 = "bf16"
+
+
 class IdFrom(StrEnum):
     """What a DICOM case is called after; as :class:`brainmets.io.dicom_cases.IdFrom`."""
 
@@ -80,6 +97,12 @@ class Design(StrEnum):
 
 
 DeviceOption = Annotated[Device, typer.Option(help="auto takes a CUDA GPU where there is one.")]
+EngineOption = Annotated[
+    EngineName, typer.Option(help="auto: torch on a GPU, else openvino where it is installed.")
+]
+PrecisionOption = Annotated[
+    Precision, typer.Option(help="auto: bf16 with openvino where the CPU has units for it.")
+]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Processor threads; all by default.")
 ]
@@ -120,6 +143,8 @@ def predict(
     model: Annotated[str, typer.Option(help="A model's name or a .brainmets file.")] = "starter",
     device: DeviceOption = Device.auto,
     *,
+    engine: EngineOption = EngineName.auto,
+    precision: PrecisionOption = Precision.auto,
     save_probability: Annotated[
         bool, typer.Option("--save-probability", help="Also write probability.nii.gz.")
     ] = False,
@@ -136,23 +161,35 @@ def predict(
     synthstrip_weights: Annotated[
         Path | None, typer.Option(help="SynthStrip's checkpoint; the fetched one by default.")
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print seconds and peak memory by stage.")
+    ] = False,
 ) -> None:
     """Outline and measure the metastases of one or many scans."""
     from brainmets.apps.inputs import cases_of
     from brainmets.apps.progress import case_watch
     from brainmets.batch import predict_cases
     from brainmets.concurrency import use_threads
+    from brainmets.network.cost import Timed
     from brainmets.pipeline import load_model
     from brainmets.preprocess.brain import Extractor
+    from brainmets.profile import HEADER, network_line, stage_rows
 
-    extractor = Extractor(brain_extractor.value, synthstrip_weights).at_hand()
+    extractor = Extractor(brain_extractor.value, synthstrip_weights, engine.value).at_hand()
     cases = cases_of(inputs, brain_mask, series=series, id_from=id_from)
     use_threads(threads)
     with case_watch(screen, len(cases)) as watch:
-        loaded = load_model(model, device.value)
+        loaded = load_model(model, device.value, engine=engine.value, precision=precision.value)
+        screen.print(f"engine: {loaded.engine.name} ({loaded.reason})", markup=False)
+        timed = Timed(loaded.engine)
+        used = replace(loaded, engine=timed) if profile else loaded
         outcomes = predict_cases(
-            cases, out, loaded, extractor=extractor, save_probability=save_probability, watch=watch
-        )
+            cases, out, used, extractor=extractor, save_probability=save_probability,
+            watch=watch, profile=profile,
+        )  # fmt: skip
+    if profile:
+        _print_table("Profile", HEADER, stage_rows(outcomes, out))
+        typer.echo(network_line(timed, loaded.bundle))
     _finish(outcomes, out)
 
 
@@ -459,12 +496,17 @@ def model_info(name: Annotated[str, typer.Argument(help="A name or a .brainmets 
 def verify_model(
     name: Annotated[str, typer.Argument(help="A name or a .brainmets file.")],
     device: DeviceOption = Device.auto,
+    *,
+    engine: EngineOption = EngineName.auto,
+    precision: PrecisionOption = Precision.f32,
 ) -> None:
     """Check a model file's hashes, and that this machine computes what it should."""
     from brainmets.network.engines import verify
     from brainmets.pipeline import load_model
 
-    loaded = load_model(name, device.value)
+    loaded = load_model(
+        name, device.value, engine=engine.value, precision=precision.value, prove=False
+    )
     difference = verify(loaded.bundle, loaded.engine)
     typer.echo(
         f"{loaded.bundle.name}: hashes match; largest difference in probability "

@@ -9,55 +9,15 @@ gives two distances.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise, product
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from brainmets.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class StripSizes:
-    """How large the network is; the defaults are the published ones.
-
-    Attributes:
-        features: channels at full resolution, doubled at each level.
-        most_features: the most channels at any level.
-        levels: resolutions, the full one included.
-        convolutions: convolutions at each level, in the encoder and in the decoder.
-        block: side of the cube of voxels that become the channels of one; 1: none do.
-        fields: distances given for each voxel.
-    """
-
-    features: int = 16
-    most_features: int = 64
-    levels: int = 7
-    convolutions: int = 2
-    block: int = 1
-    fields: int = 1
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that describe no U-Net."""
-        counts = (self.features, self.most_features, self.convolutions, self.block, self.fields)
-        if min(counts) < 1 or self.levels < 2:
-            raise ConfigError(f"{self}: expected at least 1 feature, 1 convolution and 2 levels")
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels at each level, full resolution first.
-
-        >>> StripSizes().widths
-        (16, 32, 64, 64, 64, 64, 64)
-        """
-        return tuple(min(self.features * 2**n, self.most_features) for n in range(self.levels))
-
-    @property
-    def multiple(self) -> int:
-        """Each side of the input must be a multiple of this many voxels."""
-        return int(self.block * 2 ** (self.levels - 1))
+from brainmets.network.strip_sizes import StripSizes
 
 
 class Convolution(nn.Module):
@@ -141,6 +101,12 @@ class SynthStrip(nn.Module):
             for convolution in others:
                 image = convolution(image)
         return channels_to_blocks(image, self.sizes.block)
+
+    def distances(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The same from array (x, y, z) to array (fields, x, y, z), without gradients."""
+        batch = torch.from_numpy(image[None, None]).to(memory_format=torch.channels_last_3d)
+        with torch.inference_mode():
+            return np.asarray(self(batch)[0].numpy(), np.float32)
 
 
 def add_upsampled_convolution(total: Tensor, image: Tensor, weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The network on PyTorch: CPU or one CUDA GPU, float32."""
+"""The network on PyTorch: CPU or one CUDA GPU, float32 or bfloat16."""
 
 from dataclasses import dataclass
 
@@ -11,28 +11,33 @@ from brainmets.network.engines import Tile
 from brainmets.network.unet import UNet
 
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "f32", "bf16")
 
 
 @dataclass(frozen=True)
 class TorchEngine:
-    """PyTorch, float32.
+    """PyTorch, float32, or bfloat16 where its autocast takes it.
 
     Attributes:
         name: for reports: library, device, precision.
         network: in evaluation mode, on ``device``.
         device: where it runs.
+        rounded: whether products are taken in bfloat16.
     """
 
     name: str
     network: UNet
     device: torch.device
+    rounded: bool = False
 
     def __call__(self, tile: Tile) -> Tile:
         """See :class:`brainmets.network.engines.Engine`."""
         with torch.inference_mode():
             batch = torch.from_numpy(np.ascontiguousarray(tile))[None, None].to(self.device)
             batch = batch.to(memory_format=torch.channels_last_3d)
-            probability = torch.sigmoid(self.network(batch).float())
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.rounded):
+                logits = self.network(batch)
+            probability = torch.sigmoid(logits.float())
         return np.asarray(probability[0, 0].cpu().numpy(), np.float32)
 
 
@@ -74,17 +79,22 @@ def choose_device(device: str) -> torch.device:
     return torch.device("cuda" if available and device != "cpu" else "cpu")
 
 
-def torch_engine(bundle: Bundle, device: str = "auto") -> TorchEngine:
+def torch_engine(bundle: Bundle, device: str = "auto", precision: str = "auto") -> TorchEngine:
     """The bundle's network on a device.
 
     Args:
         bundle: the model.
         device: ``auto`` takes a CUDA GPU when there is one.
+        precision: ``f32`` or ``bf16``; ``auto`` is f32.
 
     Raises:
-        ConfigError: an unknown device, or CUDA where there is none.
+        ConfigError: an unknown device or precision, or CUDA where there is none.
         BundleError: the weights do not fit the architecture.
     """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
     chosen = choose_device(device)
     network = build(bundle).to(chosen, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    return TorchEngine(f"torch {chosen.type} float32", network, chosen)
+    rounded = precision == "bf16"
+    name = f"torch {chosen.type} {'bfloat16' if rounded else 'float32'}"
+    return TorchEngine(name, network, chosen, rounded)

@@ -8,20 +8,23 @@ flipping, permuting or tilting the array changes nothing in the patient.
 
 import hashlib
 import json
+import logging
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import find_objects, label
 
-from brainmets.errors import BundleError, ConfigError, VolumeError
+from brainmets.errors import BrainmetsError, BundleError, ConfigError, VolumeError
 from brainmets.io.download import cached_path, fetch
+from brainmets.network import openvino_engine
+from brainmets.network.strip_sizes import StripSizes, scale_array
 from brainmets.preprocess.brain_quality import (
     NEAR_MM,
     agreement_notes,
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 EXTRACTORS = ("auto", "builtin", "synthstrip", "none")
 BRAIN_LITRES = (0.4, 2.3)
 """An object outside this range is no brain: from premature infants to the largest heads."""
+LOG = logging.getLogger(__name__)
 FAR_MM = 100.0
 """Distance given to voxels that an extractor's field does not reach, as SynthStrip does."""
 
@@ -67,10 +71,13 @@ class Extractor:
     Attributes:
         name: one of ``EXTRACTORS``; see :func:`extract_brain`.
         weights: SynthStrip's checkpoint, if it is not the one in the cache.
+        engine: what runs the built-in network: "auto" takes OpenVINO where it is installed,
+            else "torch".
     """
 
     name: str = "auto"
     weights: Path | None = None
+    engine: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -89,7 +96,7 @@ class Extractor:
             DownloadError: SynthStrip's weights are not here and cannot be fetched.
         """
         if self.name == "synthstrip" and self.weights is None:
-            return Extractor(self.name, fetch(SYNTHSTRIP_FILE))
+            return Extractor(self.name, fetch(SYNTHSTRIP_FILE), self.engine)
         return self
 
     @property
@@ -125,7 +132,13 @@ class Brain:
     notes: tuple[str, ...]
 
 
-def extract_brain(volume: Volume, *, extractor: str = "auto", weights: Path | None = None) -> Brain:
+def extract_brain(
+    volume: Volume,
+    *,
+    extractor: str = "auto",
+    weights: Path | None = None,
+    engine: str = "auto",
+) -> Brain:
     """Find brain + CSF.
 
     Args:
@@ -134,6 +147,7 @@ def extract_brain(volume: Volume, *, extractor: str = "auto", weights: Path | No
             background counts); "auto" recognises scans whose skull is off and otherwise takes
             SynthStrip where ``weights`` are given, else the built-in extractor.
         weights: SynthStrip's checkpoint; without it, the one downloaded before or now.
+        engine: what runs the built-in network; see :class:`Extractor`.
 
     Raises:
         ConfigError: an extractor of another name, or weights for one that takes none.
@@ -154,7 +168,7 @@ def extract_brain(volume: Volume, *, extractor: str = "auto", weights: Path | No
         mask, doubts = _strip_with_synthstrip(turned, path)
         used = Used("synthstrip", "1", _sha256(path))
     else:
-        mask, doubts = _strip_with_builtin(turned)
+        mask, doubts = _strip_with_builtin(turned, engine)
         used = Used("builtin", str(_builtin_card()["version"]), builtin_sha256())
     notes = (*quality_notes(mask, turned.grid), *doubts, *spot_notes(turned, mask))
     return _brain(volume, mask, used, notes)
@@ -202,14 +216,10 @@ class Surfaces:
     mirrored: float
 
 
-def find_surfaces(turned: Volume, network: "SynthStrip", spacing_mm: float) -> Surfaces:
+def find_surfaces(turned: Volume, network: "Network", spacing_mm: float) -> Surfaces:
     """Run the built-in network on a scan and on its mirror image, and average the two."""
-    import torch
-
-    from brainmets.network.synthstrip import scale_intensity
-
     coarse = resample(turned, spacing_mm)
-    image = scale_intensity(torch.from_numpy(coarse.data)).numpy()
+    image = scale_array(np.asarray(coarse.data, np.float32))
     found = _distances(network, image)
     other = _distances(network, image[::-1])[:, ::-1]
     mean = (found + other) / 2
@@ -244,9 +254,9 @@ def cut(distance: Volume, border_mm: float, grid: Grid) -> Mask:
     return mask
 
 
-def _strip_with_builtin(turned: Volume) -> tuple[Mask, tuple[str, ...]]:
+def _strip_with_builtin(turned: Volume, engine: str = "auto") -> tuple[Mask, tuple[str, ...]]:
     """Mask of a scan in nearest-RAS order, and what is doubtful about it."""
-    network, card = builtin()
+    network, card = builtin(engine)
     surfaces = find_surfaces(turned, network, float(card["spacing_mm"]))
     border = float(card["border_mm"])
     notes = (
@@ -335,16 +345,12 @@ def _window(volume: Volume, low: npt.NDArray[np.int_], size: npt.NDArray[np.int_
     return Volume(data, Grid(shape, affine, volume.grid.frame_of_reference))
 
 
-def _distances(network: "SynthStrip", image: Float32) -> Float32:
+def _distances(network: "Network", image: Float32) -> Float32:
     """Run the network: (fields, x, y, z); sides are filled up with 0, evenly, to its multiple."""
-    import torch
-
     multiple = network.sizes.multiple
     extra = [-n % multiple for n in image.shape]
     padded = np.pad(image, [(n // 2, n - n // 2) for n in extra])
-    batch = torch.from_numpy(padded[None, None]).to(memory_format=torch.channels_last_3d)
-    with torch.inference_mode():
-        distances = network(batch)[0].numpy()
+    distances = network.distances(padded)
     inner = tuple(slice(n // 2, n // 2 + m) for n, m in zip(extra, image.shape, strict=True))
     return np.ascontiguousarray(distances[(slice(None), *inner)], dtype=np.float32)
 
@@ -364,17 +370,57 @@ def _builtin_card() -> dict[str, Any]:
     return card
 
 
-@lru_cache(maxsize=1)
-def builtin() -> tuple["SynthStrip", Mapping[str, Any]]:
+class Network(Protocol):
+    """What finds the brain, on one of the engines."""
+
+    @property
+    def sizes(self) -> StripSizes:
+        """How large it is."""
+        ...
+
+    def distances(self, image: Float32) -> Float32:
+        """(x, y, z), 0…1 → (fields, x, y, z), mm."""
+        ...
+
+
+@dataclass
+class _Careful:
+    """OpenVINO, and torch in its place, with a warning, once it fails."""
+
+    network: Network
+    engine: str = "openvino"
+
+    @property
+    def sizes(self) -> StripSizes:
+        return self.network.sizes
+
+    def distances(self, image: Float32) -> Float32:
+        try:
+            found = self.network.distances(image)
+            if self.engine == "torch" or np.isfinite(found).all():
+                return found
+            reason = "its numbers are not finite"
+        except BrainmetsError:
+            raise
+        except Exception as error:
+            if self.engine == "torch":
+                raise
+            reason = type(error).__name__
+        LOG.warning("warning: OpenVINO failed in the brain extractor (%s); torch is used", reason)
+        self.network, self.engine = builtin("torch")[0], "torch"
+        return self.network.distances(image)
+
+
+@lru_cache(maxsize=2)
+def builtin(engine: str = "auto") -> tuple[Network, Mapping[str, Any]]:
     """The network that comes with the package, and its card.
+
+    Args:
+        engine: ``openvino``, ``torch``, or ``auto``: OpenVINO where it is installed.
 
     Raises:
         BundleError: the weights are not those of the card.
     """
-    from safetensors.torch import load
-
-    from brainmets.network.synthstrip import StripSizes, SynthStrip
-
     card = _builtin_card()
     weights = (files("brainmets") / "models" / "extractor.safetensors").read_bytes()
     found = hashlib.sha256(weights).hexdigest()
@@ -383,7 +429,18 @@ def builtin() -> tuple["SynthStrip", Mapping[str, Any]]:
             f"extractor.safetensors has SHA-256 {found}, its card says {card['sha256']}; "
             "install brainmets again"
         )
-    network = SynthStrip(StripSizes(**card["architecture"])).eval()
+    sizes = StripSizes(**card["architecture"])
+    if engine != "torch" and openvino_engine.is_installed():
+        from safetensors.numpy import load as load_arrays
+
+        from brainmets.network.strip_engine import openvino_strip
+
+        return _Careful(openvino_strip(sizes, load_arrays(weights), found)), card
+    from safetensors.torch import load
+
+    from brainmets.network.synthstrip import SynthStrip
+
+    network = SynthStrip(sizes).eval()
     network.load_state_dict(load(weights))
     return network, card
 

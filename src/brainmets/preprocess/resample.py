@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from brainmets.concurrency import on_threads
 from brainmets.errors import GridMismatchError, VolumeError
 from brainmets.volume import GRID_TOLERANCE_VOX, Array, Grid, Volume
 
@@ -184,15 +185,21 @@ def _interpolate(data: Array, tables: tuple[_Table, ...]) -> Float32:
 
 
 def _along(data: Array, axis: int, table: _Table) -> Float32:
-    """One axis, block by block: a block is copied to contiguous rows and fits the cache."""
+    """One axis, block by block: a block is copied to contiguous rows and fits the cache.
+
+    Blocks share nothing, so that any number of threads gives the same bytes.
+    """
     others = sorted({0, 1, 2} - {axis}, key=lambda a: -abs(data.strides[a]))
     source = data.transpose(axis, *others)
     result = np.empty((table.n_out, *source.shape[1:]), np.float32)
     thickness = max(1, BLOCK_VOXELS // (source.shape[0] * source.shape[2]))
-    for start in range(0, source.shape[1], thickness):
+
+    def fill(start: int) -> None:
         block = slice(start, start + thickness)
         rows = np.ascontiguousarray(source[:, block], dtype=np.float32)
         result[:, block] = _weighted_sum(rows, table)
+
+    on_threads(fill, range(0, source.shape[1], thickness))
     return result.transpose(np.argsort((axis, *others)).tolist())
 
 

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from brainmets.errors import ConfigError, ReadError, RunError
 from brainmets.io.storage import whole_file, write_json
-from brainmets.network.synthstrip import StripSizes, SynthStrip
+from brainmets.network.strip_sizes import StripSizes
+from brainmets.network.synthstrip import SynthStrip
 from brainmets.training.chance import Chance
 from brainmets.training.extractor_scores import measure
 from brainmets.training.heads import FURTHEST_MM, Head, read_heads

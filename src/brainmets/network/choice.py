@@ -1,0 +1,145 @@
+"""Which engine runs a model here, and why; a failed one is replaced, with a warning."""
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from brainmets.errors import BrainmetsError, ConfigError
+from brainmets.network import openvino_engine
+from brainmets.network.bundle import Bundle
+from brainmets.network.engines import Engine, Tile, verify
+
+ENGINES = ("auto", "torch", "openvino")
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked for.
+
+    Attributes:
+        engine: ``auto``, ``torch`` or ``openvino``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``auto``, ``f32`` or ``bf16``.
+    """
+
+    engine: str = "auto"
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.engine not in ENGINES:
+            raise ConfigError(f"engine {self.engine!r}; expected one of {', '.join(ENGINES)}")
+        if self.engine == "openvino" and self.device == "cuda":
+            raise ConfigError("engine 'openvino' runs on the CPU; use --engine torch for a GPU")
+
+
+@dataclass
+class Careful:
+    """An engine, and another that takes over, with a warning, once the first fails.
+
+    Attributes:
+        engine: runs the tiles.
+        other: makes the one that takes over; asked once at most.
+    """
+
+    engine: Engine
+    other: Callable[[], Engine]
+    _failed: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the engine in use, and of the one that failed."""
+        return self.engine.name + (f", after {self._failed} failed" if self._failed else "")
+
+    def __call__(self, tile: Tile) -> Tile:
+        """See :class:`brainmets.network.engines.Engine`."""
+        if self._failed:
+            return self.engine(tile)
+        try:
+            found = self.engine(tile)
+            reason = "" if np.isfinite(found).all() else "its numbers are not finite"
+        except BrainmetsError:
+            raise
+        except Exception as error:  # libraries raise their own kinds
+            reason = type(error).__name__
+            LOG.debug("engine %s", self.engine.name, exc_info=True)
+        if not reason:
+            return found
+        LOG.warning("warning: %s failed (%s); torch takes over", self.engine.name, reason)
+        self._failed, self.engine = self.engine.name, self.other()
+        return self.engine(tile)
+
+
+def choose_engine(bundle: Bundle, wanted: Wanted, *, prove: bool = True) -> tuple[Engine, str]:
+    """The engine for a model, and one sentence on why it was taken.
+
+    OpenVINO runs the bundle's example before a model that it compiled for the first time
+    is trusted; where bfloat16 fails that, float32 is tried before torch.
+    With ``prove`` false it is trusted unseen, for who verifies it anyway.
+
+    Raises:
+        ConfigError: what was asked for is not there.
+        BundleError: the weights do not fit the architecture.
+    """
+    choice, reason = _library(wanted)
+    if choice == "torch":
+        return _torch(bundle, wanted), reason
+    for precision in dict.fromkeys((wanted.precision, "f32")):
+        try:
+            engine = openvino_engine.openvino_engine(bundle, precision)
+            if prove:
+                _prove(bundle, engine)
+        except ConfigError:
+            raise
+        except Exception as error:
+            LOG.debug("OpenVINO", exc_info=True)
+            LOG.warning("warning: OpenVINO, precision %s, is not used: %s", precision, error)
+            reason = f"OpenVINO failed with precision {precision} ({type(error).__name__})"
+        else:
+            return Careful(engine, lambda: _torch(bundle, _FLOAT32)), reason
+    LOG.warning("warning: torch is used instead")
+    return _torch(bundle, _FLOAT32), reason
+
+
+_FLOAT32 = Wanted("torch", "cpu", "f32")
+
+
+def _prove(bundle: Bundle, engine: openvino_engine.OpenVinoEngine) -> None:
+    """Run the example, and keep it on record by compiling for the bundle's own tiles."""
+    side = bundle.tiling.tile_vox
+    if bundle.example and not engine.compiled.is_kept((side, side, side)):
+        verify(bundle, engine)
+        engine.compiled.make_ready((side, side, side))
+
+
+def _library(wanted: Wanted) -> tuple[str, str]:
+    if wanted.engine != "auto":
+        return wanted.engine, "it was asked for"
+    if wanted.device == "cuda":
+        return "torch", "a CUDA GPU was asked for"
+    if wanted.device == "auto" and _gpu_is_visible():
+        return "torch", "there is a CUDA GPU"
+    if not openvino_engine.is_installed():
+        return "torch", "OpenVINO is not installed"
+    return "openvino", "the fastest on a CPU"
+
+
+def _gpu_is_visible() -> bool:
+    """Whether PyTorch sees a CUDA GPU; it is imported only where there are signs of one."""
+    if not (Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")):
+        return False
+    from brainmets.network.torch_engine import choose_device
+
+    return choose_device("auto").type == "cuda"
+
+
+def _torch(bundle: Bundle, wanted: Wanted) -> Engine:
+    from brainmets.network.torch_engine import torch_engine
+
+    return torch_engine(bundle, wanted.device, wanted.precision)

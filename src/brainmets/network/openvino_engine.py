@@ -1,0 +1,206 @@
+"""Networks on OpenVINO: one processor, float32 or bfloat16, compiled models kept on disk.
+
+OpenVINO reports its use to its makers unless told not to. Its telemetry package is hidden
+from it here before it is first imported, so that nothing is sent and nothing is written
+to the user's home; nothing else may import ``openvino``.
+"""
+
+import hashlib
+import importlib.util
+import io
+import json
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from brainmets import concurrency
+from brainmets.errors import BrainmetsError, ConfigError
+from brainmets.io.download import cache_folder
+from brainmets.io.storage import whole_file
+from brainmets.network.bundle import Bundle
+from brainmets.network.engines import Tile
+
+PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}
+GRAPHS = 2
+"""Raised whenever a graph changes, so that compiled models of older ones are left alone."""
+SHA256_BYTES = 32
+LOG = logging.getLogger(__name__)
+
+Array = npt.NDArray[np.float32]
+Shape = tuple[int, int, int]
+
+
+def is_installed() -> bool:
+    """Whether OpenVINO is there; it is not imported."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+@lru_cache(maxsize=1)
+def core() -> Any:
+    """OpenVINO's core, with telemetry off.
+
+    Raises:
+        ConfigError: OpenVINO is not installed.
+    """
+    if not is_installed():
+        raise ConfigError("engine 'openvino' is not installed; use --engine torch")
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino.Core()
+
+
+def best_precision() -> str:
+    """``bf16`` where the processor has units for it, else ``f32``."""
+    return "bf16" if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+
+
+@dataclass
+class Compiled:
+    """A network compiled for each shape it meets, from the cache where it was kept.
+
+    Attributes:
+        graph: makes the network for a shape (X, Y, Z).
+        identity: of the weights and everything else the graph is made of.
+        precision: one of ``PRECISIONS``.
+        folder: where compiled models are kept; the user's cache folder by default.
+    """
+
+    graph: Callable[[Shape], Any]
+    identity: str
+    precision: str
+    folder: Path | None = None
+    _ready: dict[Shape, Any] = field(default_factory=dict)
+
+    def __call__(self, image: Array) -> Array:
+        """(channels, X, Y, Z) → (channels, X, Y, Z), in memory of its own."""
+        shape = (image.shape[1], image.shape[2], image.shape[3])
+        self.make_ready(shape)
+        batch = np.ascontiguousarray(image[None], np.float32)
+        request = self._ready[shape]
+        request.infer([batch], share_inputs=True)
+        return np.array(request.get_output_tensor(0).data[0], np.float32)
+
+    def make_ready(self, shape: Shape) -> None:
+        """Load the network for a shape, or compile and keep it."""
+        if shape not in self._ready:
+            self._ready[shape] = self._load(shape).create_infer_request()
+
+    def path(self, shape: Shape) -> Path:
+        """Where the compiled model of a shape is kept."""
+        import openvino
+
+        parts = [GRAPHS, openvino.get_version(), self.identity, shape, self._settings()]
+        parts.append(core().get_property("CPU", "FULL_DEVICE_NAME"))
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return (self.folder or cache_folder() / "compiled") / f"{key[:32]}.openvino"
+
+    def is_kept(self, shape: Shape) -> bool:
+        """Whether the cache holds a compiled model of this shape."""
+        return self.path(shape).is_file()
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "INFERENCE_NUM_THREADS": concurrency.threads(),
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,
+        }
+
+    def _load(self, shape: Shape) -> Any:
+        path = self.path(shape)
+        try:
+            stored = path.read_bytes()
+            if hashlib.sha256(stored[SHA256_BYTES:]).digest() == stored[:SHA256_BYTES]:
+                blob = io.BytesIO(stored[SHA256_BYTES:])
+                return core().import_model(blob, "CPU", self._settings())
+            LOG.debug("compiled model %s is damaged; made anew", path.name)
+        except (OSError, RuntimeError):
+            LOG.debug("no usable compiled model %s; made anew", path.name)
+        model = core().compile_model(self.graph(shape), "CPU", self._settings())
+        self._keep(model, path)
+        return model
+
+    @staticmethod
+    def _keep(model: Any, path: Path) -> None:
+        """Write it whole or not at all; a cache that cannot be written to costs time alone."""
+        try:
+            blob = model.export_model()
+            content = blob if isinstance(blob, bytes) else blob.getvalue()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as temporary:
+                temporary.write_bytes(hashlib.sha256(content).digest() + content)
+        except (OSError, RuntimeError, BrainmetsError) as error:
+            LOG.debug("compiled model not kept: %s", error)
+
+
+@dataclass(frozen=True)
+class OpenVinoEngine:
+    """OpenVINO on the processor; see :class:`brainmets.network.engines.Engine`.
+
+    Attributes:
+        name: for reports: library, device, precision.
+        compiled: the network.
+    """
+
+    name: str
+    compiled: Compiled
+
+    def __call__(self, tile: Tile) -> Tile:
+        """Z-scores (X, Y, Z) → probabilities of the same shape."""
+        return np.ascontiguousarray(self.compiled(tile[None])[0])
+
+
+def openvino_engine(
+    bundle: Bundle, precision: str = "auto", *, folder: Path | None = None
+) -> OpenVinoEngine:
+    """The bundle's network on OpenVINO; it is compiled when the first tile comes.
+
+    Args:
+        bundle: the model.
+        precision: ``auto`` takes bf16 where the processor has units for it, else f32.
+        folder: where compiled models are kept; the user's cache folder by default.
+
+    Raises:
+        ConfigError: OpenVINO is not installed, or an unknown precision.
+    """
+    from brainmets.network.openvino_graph import unet_graph
+
+    chosen = best_precision() if precision == "auto" else precision
+    if chosen not in PRECISIONS:
+        expected = ", ".join(("auto", *PRECISIONS))
+        raise ConfigError(f"precision {precision!r}; expected one of {expected}")
+    core()
+    identity = weights_identity(bundle)
+    compiled = Compiled(lambda shape: unet_graph(bundle, shape), identity, chosen, folder)
+    return OpenVinoEngine(f"openvino cpu {PRECISIONS[chosen]}", compiled)
+
+
+def weights_identity(bundle: Bundle) -> str:
+    """SHA-256 of the weights and the architecture, whether the bundle was read or made."""
+    digest = hashlib.sha256(repr(bundle.architecture).encode())
+    for name, tensor in sorted(bundle.weights.items()):
+        values = np.ascontiguousarray(tensor)
+        digest.update(f"{name} {values.dtype} {values.shape}".encode())
+        digest.update(values.data)
+    return digest.hexdigest()
+
+
+def product(one: Array, other: Array, precision: str, threads: int) -> Callable[[], object]:
+    """The product of two matrices as a compiled network, the second one its weight."""
+    ready = core()
+    from openvino import Model, opset13
+
+    image = opset13.parameter(list(one.shape), np.float32)
+    node = opset13.matmul(image, opset13.constant(other), transpose_a=False, transpose_b=False)
+    graph = Model([node], [image], "product")
+    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
+    request = ready.compile_model(graph, "CPU", settings).create_infer_request()
+    return lambda: request.infer([one], share_inputs=True)

@@ -1,0 +1,251 @@
+"""The networks as OpenVINO graphs, built operation by operation from their weights.
+
+PyTorch is not needed. Batch normalisation, which is a scale and a shift once a network is
+trained, is folded into the convolution before it in float64. The shapes of
+:mod:`brainmets.network.unet` and :mod:`brainmets.network.synthstrip` are written down a
+second time here; tests hold the two against each other.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from brainmets.errors import BundleError
+from brainmets.network.bundle import Bundle, Tensors
+
+if TYPE_CHECKING:
+    from openvino import Model
+
+EPSILON = 1e-5
+"""What PyTorch's batch normalisation adds to the variance."""
+COUNTER = "num_batches_tracked"
+"""A tensor of PyTorch's batch normalisation that has no part in inference."""
+STAGES = ((1, 3), (2, 4), (4, 6), (8, 3))
+"""ResNet-34: width, in multiples of the first, and blocks of each stage."""
+
+Array = npt.NDArray[Any]
+Node = Any
+"""An operation's output; OpenVINO's Python classes carry no annotations."""
+
+
+class Weights:
+    """Tensors handed out by name, each checked, so that none is missed or left over."""
+
+    def __init__(self, owner: str, tensors: Tensors) -> None:
+        """``owner`` names the model in errors."""
+        self._owner, self._tensors, self._left = owner, tensors, set(tensors)
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Array:
+        """One tensor as float64.
+
+        Raises:
+            BundleError: it is missing, of another shape, or not finite.
+        """
+        if name not in self._tensors:
+            raise BundleError(f"{self._owner}: tensor {name!r} is missing from the model file")
+        tensor = np.asarray(self._tensors[name])
+        if tensor.shape != shape:
+            raise BundleError(
+                f"{self._owner}: tensor {name!r} has shape {tensor.shape}, expected {shape}"
+            )
+        values = tensor.astype(np.float64)
+        if not np.isfinite(values).all():
+            raise BundleError(f"{self._owner}: tensor {name!r} holds NaN or infinite values")
+        self._left.discard(name)
+        return values
+
+    def normalised(
+        self, convolution: str, norm: str, shape: tuple[int, int], kernel: int = 3
+    ) -> tuple[Array, Array]:
+        """A convolution's kernel and bias with the batch normalisation after it folded in.
+
+        Args:
+            convolution: name of the layer without bias.
+            norm: name of the layer after it.
+            shape: outputs, inputs.
+            kernel: side of the kernel.
+        """
+        outputs = (shape[0],)
+        weight = self.take(f"{convolution}.weight", (*shape, kernel, kernel, kernel))
+        mean = self.take(f"{norm}.running_mean", outputs)
+        variance = self.take(f"{norm}.running_var", outputs)
+        scale = self.take(f"{norm}.weight", outputs) / np.sqrt(variance + EPSILON)
+        bias = self.take(f"{norm}.bias", outputs) - mean * scale
+        self._left.discard(f"{norm}.{COUNTER}")
+        return weight * scale[:, None, None, None, None], bias
+
+    def require_none_left(self) -> None:
+        """Refuse tensors that nobody asked for.
+
+        Raises:
+            BundleError: there is one.
+        """
+        for name in sorted(self._left):
+            raise BundleError(f"{self._owner}: tensor {name!r} is not expected in the model file")
+
+
+def unet_graph(bundle: Bundle, shape: tuple[int, int, int]) -> "Model":
+    """The bundle's network with sigmoid: (1, channels, X, Y, Z) → (1, 1, X, Y, Z) probabilities.
+
+    Args:
+        bundle: the model.
+        shape: X, Y, Z: multiples of 32.
+
+    Raises:
+        BundleError: a tensor is missing, superfluous, of another shape, or not finite.
+    """
+    import openvino as ov
+    from openvino import opset13 as op
+
+    width, full = bundle.architecture.width, bundle.architecture.full_resolution_channels
+    channels = bundle.architecture.in_channels
+    weights = Weights(bundle.name, bundle.weights)
+    image = op.parameter([1, channels, *shape], np.float32)
+    skips = [*_encoder(image, weights, channels, width)]
+    deep = skips.pop()
+    sizes = [width, width, 2 * width, 4 * width]
+    if full:
+        folded = weights.normalised("full_resolution.0", "full_resolution.1", (full, channels))
+        skips.insert(0, op.relu(_convolution(image, *folded)))
+        sizes.insert(0, full)
+    deep = _decoder(deep, skips, weights, sizes, width)
+    outputs = _decoder_widths(width)[-1]
+    kernel = weights.take("head.weight", (1, outputs, 3, 3, 3))
+    logits = _convolution(deep, kernel, weights.take("head.bias", (1,)))
+    weights.require_none_left()
+    return ov.Model([op.sigmoid(logits)], [image], "unet")
+
+
+def _encoder(image: Node, weights: Weights, channels: int, width: int) -> list[Node]:
+    """Features at strides 2, 4, 8, 16 and 32."""
+    from openvino import opset13 as op
+
+    folded = weights.normalised("encoder.conv1", "encoder.bn1", (width, channels), 7)
+    x = op.relu(_convolution(image, *folded, stride=2))
+    features = [x]
+    x = op.max_pool(x, [2] * 3, [1] * 3, [1] * 3, [1] * 3, [3] * 3).output(0)
+    inputs = width
+    for number, (times, blocks) in enumerate(STAGES, start=1):
+        outputs = times * width
+        for block in range(blocks):
+            stride = 2 if block == 0 and number > 1 else 1
+            name = f"encoder.layer{number}.{block}"
+            x = _basic_block(x, weights, name, (outputs, inputs), stride)
+            inputs = outputs
+        features.append(x)
+    return features
+
+
+def _basic_block(x: Node, weights: Weights, name: str, shape: tuple[int, int], stride: int) -> Node:
+    from openvino import opset13 as op
+
+    outputs, inputs = shape
+    shortcut = x
+    if stride != 1 or inputs != outputs:
+        folded = weights.normalised(f"{name}.downsample.0", f"{name}.downsample.1", shape, 1)
+        shortcut = _convolution(x, *folded, stride=stride)
+    folded = weights.normalised(f"{name}.conv1", f"{name}.bn1", shape)
+    x = op.relu(_convolution(x, *folded, stride=stride))
+    folded = weights.normalised(f"{name}.conv2", f"{name}.bn2", (outputs, outputs))
+    return op.relu(op.add(_convolution(x, *folded), shortcut))
+
+
+def _decoder_widths(width: int) -> list[int]:
+    return [4 * width, 2 * width, width, max(8, width // 2), max(8, width // 4)]
+
+
+def _decoder(deep: Node, skips: list[Node], weights: Weights, sizes: list[int], width: int) -> Node:
+    """Five doublings of resolution; ``skips`` and their ``sizes`` from fine to coarse."""
+    from openvino import opset13 as op
+
+    inputs = 8 * width
+    for number, outputs in enumerate(_decoder_widths(width)):
+        x, joined = _doubled(deep), inputs
+        if skips:
+            x, joined = op.concat([x, skips.pop()], 1), inputs + sizes.pop()
+        name = f"decoder.{number}"
+        for layer, shape in ((1, (outputs, joined)), (2, (outputs, outputs))):
+            folded = weights.normalised(f"{name}.conv{layer}", f"{name}.bn{layer}", shape)
+            x = op.relu(_convolution(x, *folded))
+        deep, inputs = x, outputs
+    return deep
+
+
+def synthstrip_graph(
+    tensors: Tensors, widths: Sequence[int], repeats: int, ends: tuple[int, int],
+    shape: tuple[int, int, int],
+) -> "Model":  # fmt: skip
+    """SynthStrip's U-Net: (1, inputs, X, Y, Z) → (1, outputs, X, Y, Z).
+
+    Args:
+        tensors: its state dict.
+        widths: channels at each level, full resolution first.
+        repeats: convolutions at each level.
+        ends: channels of the input and of the output.
+        shape: X, Y, Z: multiples of 2 to the power of levels - 1.
+
+    Raises:
+        BundleError: a tensor is missing, superfluous, of another shape, or not finite.
+    """
+    import openvino as ov
+    from openvino import opset13 as op
+
+    weights = Weights("brain extractor", tensors)
+    image = op.parameter([1, ends[0], *shape], np.float32)
+    x, inputs = image, ends[0]
+    skips = []
+    for level, width in enumerate(widths[:-1]):
+        x = _chain(x, weights, f"encoder.{level}", (inputs, *[width] * repeats))
+        skips.append((x, width))
+        x = op.max_pool(x, [2] * 3, [1] * 3, [0] * 3, [0] * 3, [2] * 3).output(0)
+        inputs = width
+    levels = [(f"decoder.{n}", width) for n, width in enumerate(reversed(widths[1:]))]
+    for name, width in [*levels, ("remaining", widths[0])]:
+        if name != "decoder.0":
+            skip, more = skips.pop()
+            x, inputs = op.concat([_doubled(x), skip], 1), inputs + more
+        x = _chain(x, weights, name, (inputs, *[width] * repeats))
+        inputs = width
+    last = f"remaining.{repeats}.conv"
+    x = _convolution(x, *_plain(weights, last, (ends[1], inputs)))
+    weights.require_none_left()
+    return ov.Model([x], [image], "synthstrip")
+
+
+def _chain(x: Node, weights: Weights, name: str, sizes: Sequence[int]) -> Node:
+    from openvino import opset13 as op
+
+    slope = op.constant(np.array([0.2], np.float32))
+    for number, (inputs, outputs) in enumerate(pairwise(sizes)):
+        folded = _plain(weights, f"{name}.{number}.conv", (outputs, inputs))
+        x = op.prelu(_convolution(x, *folded), slope)
+    return x
+
+
+def _plain(weights: Weights, name: str, shape: tuple[int, int]) -> tuple[Array, Array]:
+    kernel = weights.take(f"{name}.weight", (*shape, 3, 3, 3))
+    return kernel, weights.take(f"{name}.bias", shape[:1])
+
+
+def _convolution(x: Node, kernel: Array, bias: Array, *, stride: int = 1) -> Node:
+    from openvino import opset13 as op
+
+    pad = [kernel.shape[-1] // 2] * 3
+    weight = op.constant(kernel.astype(np.float32))
+    shift = op.constant(bias.astype(np.float32).reshape(1, -1, 1, 1, 1))
+    return op.add(op.convolution(x, weight, [stride] * 3, pad, pad, [1] * 3), shift)
+
+
+def _doubled(x: Node) -> Node:
+    """Each voxel becomes 2³ of the same value."""
+    from openvino import opset13 as op
+
+    scales = op.constant(np.full(3, 2, np.float32))
+    axes = op.constant(np.array([2, 3, 4]))
+    return op.interpolate(
+        x, scales, "nearest", "scales", axes=axes,
+        coordinate_transformation_mode="asymmetric", nearest_mode="floor",
+    )  # fmt: skip

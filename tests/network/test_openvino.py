@@ -1,0 +1,269 @@
+"""OpenVINO computes what PyTorch does, keeps compiled models safely, and never guesses."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
+from brainmets.errors import BundleError, ConfigError
+from brainmets.network import choice, engines, openvino_engine
+from brainmets.network.bundle import Bundle, find, read
+from brainmets.network.choice import Careful, Wanted, choose_engine
+from brainmets.network.engines import LARGEST_DIFFERENCE, tolerance, verify
+from brainmets.network.openvino_graph import unet_graph
+from brainmets.network.strip_engine import openvino_strip
+from brainmets.network.strip_sizes import StripSizes, scale_array
+from brainmets.network.synthstrip import SynthStrip, scale_intensity
+from brainmets.network.torch_engine import torch_engine
+from brainmets.network.unet import UNet
+
+
+def lively(network):
+    """Normalisation that has seen data: folding it in cannot be a mere copy."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            torch.nn.init.normal_(module.running_mean, std=0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.2)
+    return network
+
+
+def make_bundle(full_resolution_channels=4):
+    torch.manual_seed(0)
+    architecture = Architecture(4, full_resolution_channels)
+    network = lively(UNet(architecture))
+    torch.nn.init.normal_(network.head.weight, std=0.5)
+    torch.nn.init.zeros_(network.head.bias)
+    weights = {k: v.numpy().astype(np.float16) for k, v in network.state_dict().items()}
+    image = 3 * np.random.default_rng(0).standard_normal((32, 32, 32)).astype(np.float32)
+    made = Bundle("probe", architecture, Recipe(), Tiling(32), DecisionRule(), weights, {})
+    output = torch_engine(made, "cpu")(image)
+    return replace(made, example={"input": image, "output": output})
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return make_bundle()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(openvino_engine, "cache_folder", lambda: tmp_path)
+    return tmp_path / "compiled"
+
+
+@pytest.mark.parametrize("full_resolution_channels", [0, 4])
+def test_f32_gives_pytorchs_probabilities(full_resolution_channels, cache):
+    bundle = make_bundle(full_resolution_channels)
+    engine = openvino_engine.openvino_engine(bundle, "f32")
+    assert engine.name == "openvino cpu float32"
+    assert bundle.example["output"].min() < 0.1
+    assert bundle.example["output"].max() > 0.9
+    found = engine(bundle.example["input"])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, bundle.example["output"], atol=1e-4)
+    assert verify(bundle, engine) <= LARGEST_DIFFERENCE
+
+
+def test_bf16_rounds_and_no_more(bundle, cache):
+    """Random weights enlarge rounding as trained ones do not; the mean shows the scale."""
+    engine = openvino_engine.openvino_engine(bundle, "bf16")
+    assert engine.name == "openvino cpu bfloat16"
+    assert tolerance(engine) > LARGEST_DIFFERENCE
+    difference = np.abs(engine(bundle.example["input"]) - bundle.example["output"])
+    assert difference.mean() < 0.05
+
+
+def test_where_bf16_is_too_coarse_f32_is_used(bundle, cache, caplog, monkeypatch):
+    """The smallest tolerance stands for a network that rounding would spoil."""
+    monkeypatch.setattr(engines, "LARGEST_DIFFERENCE_BFLOAT16", -1.0)
+    engine, reason = choose_engine(bundle, Wanted("openvino", "cpu", "bf16"))
+    assert engine.name == "openvino cpu float32"
+    assert "bf16" in reason
+    assert "bf16, is not used" in caplog.text
+
+
+def test_the_shipped_model_keeps_to_its_tolerance_in_bf16(cache):
+    starter = read(find("starter"))
+    assert verify(starter, openvino_engine.openvino_engine(starter, "bf16")) <= 0.1
+
+
+def test_another_tile_does_not_change_an_earlier_answer(bundle, cache):
+    engine = openvino_engine.openvino_engine(bundle, "f32")
+    tile = bundle.example["input"]
+    first = engine(tile)
+    kept = first.copy()
+    engine(tile[::-1])
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(engine(tile.transpose(2, 1, 0).copy().transpose(2, 1, 0)), kept)
+
+
+def test_a_model_from_the_cache_gives_the_same_bytes(bundle, cache):
+    tile = bundle.example["input"]
+    first = openvino_engine.openvino_engine(bundle, "f32")(tile)
+    assert len(list(cache.iterdir())) == 1
+    again = openvino_engine.openvino_engine(bundle, "f32")(tile)
+    np.testing.assert_array_equal(first, again)
+    assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 40, None])
+def test_a_damaged_cache_is_made_anew(bundle, cache, damage):
+    tile = bundle.example["input"]
+    first = openvino_engine.openvino_engine(bundle, "f32")(tile)
+    (file,) = cache.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    np.testing.assert_array_equal(openvino_engine.openvino_engine(bundle, "f32")(tile), first)
+    assert file.stat().st_size > len(whole) // 2
+
+
+def test_other_weights_are_kept_apart(bundle, cache):
+    tile = bundle.example["input"]
+    first = openvino_engine.openvino_engine(bundle, "f32")(tile)
+    head = bundle.weights["head.bias"] + np.float16(1)
+    other = replace(bundle, weights={**bundle.weights, "head.bias": head})
+    assert (openvino_engine.openvino_engine(other, "f32")(tile) > first).any()
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_cache_that_cannot_be_written_costs_time_alone(bundle, tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    engine = openvino_engine.openvino_engine(bundle, "f32", folder=file / "below")
+    assert verify(bundle, engine) <= LARGEST_DIFFERENCE
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ({"encoder.layer3.5.bn2.bias": None}, "'encoder.layer3.5.bn2.bias' is missing"),
+        ({"fc.weight": np.zeros((2, 2))}, "'fc.weight' is not expected"),
+        ({"head.bias": np.zeros(2)}, "'head.bias' has shape"),
+        ({"head.bias": np.full(1, np.nan)}, "'head.bias' holds NaN"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(bundle, weights, words):
+    kept = {k: v for k, v in {**bundle.weights, **weights}.items() if v is not None}
+    with pytest.raises(BundleError, match=words):
+        unet_graph(replace(bundle, weights=kept), (32, 32, 32))
+
+
+def test_auto_takes_openvino_on_a_cpu_and_says_why(bundle, cache, monkeypatch):
+    monkeypatch.setattr(choice, "_gpu_is_visible", lambda: False)
+    monkeypatch.setattr(openvino_engine, "best_precision", lambda: "f32")
+    engine, reason = choose_engine(bundle, Wanted())
+    assert engine.name == "openvino cpu float32"
+    assert "fastest" in reason
+    monkeypatch.setattr(openvino_engine, "is_installed", lambda: False)
+    engine, reason = choose_engine(bundle, Wanted())
+    assert engine.name == "torch cpu float32"
+    assert "not installed" in reason
+
+
+def test_a_gpu_goes_to_torch(monkeypatch):
+    monkeypatch.setattr(choice, "_gpu_is_visible", lambda: True)
+    assert choice._library(Wanted())[0] == "torch"
+    assert choice._library(Wanted(device="cuda"))[0] == "torch"
+    assert choice._library(Wanted(device="cpu"))[0] == "openvino"
+
+
+def test_what_cannot_be_is_refused(bundle, cache, monkeypatch):
+    with pytest.raises(ConfigError, match="auto, torch, openvino"):
+        Wanted("onnx")
+    with pytest.raises(ConfigError, match="--engine torch"):
+        Wanted("openvino", "cuda")
+    for engine in ("openvino", "torch"):
+        with pytest.raises(ConfigError, match="precision 'f16'"):
+            choose_engine(bundle, Wanted(engine, "cpu", "f16"))
+
+
+def test_an_engine_that_computes_wrongly_is_not_used(bundle, cache, caplog):
+    wrong = replace(bundle, example={**bundle.example, "output": bundle.example["output"][::-1]})
+    engine, reason = choose_engine(wrong, Wanted("openvino", "cpu", "f32"))
+    assert engine.name == "torch cpu float32"
+    assert "failed" in reason
+    assert "torch is used instead" in caplog.text
+
+
+@pytest.mark.parametrize("answer", [RuntimeError("no memory"), np.float32("nan")])
+def test_an_engine_that_fails_on_the_way_is_replaced(bundle, caplog, answer):
+    def broken(tile):
+        if isinstance(answer, Exception):
+            raise answer
+        return tile * answer
+
+    broken.name = "openvino cpu float32"
+    engine = Careful(broken, lambda: torch_engine(bundle, "cpu"))
+    for _ in range(2):
+        found = engine(bundle.example["input"])
+        np.testing.assert_array_equal(found, bundle.example["output"])
+    assert engine.name == "torch cpu float32, after openvino cpu float32 failed"
+    assert caplog.text.count("torch takes over") == 1
+
+
+@pytest.mark.parametrize(
+    "sizes", [StripSizes(4, 8, 3), StripSizes(4, 8, 3, 1, 2, 2), StripSizes(2, 8, 2, 2, 1, 2)]
+)
+def test_the_extractors_network_gives_pytorchs_distances(sizes, cache):
+    torch.manual_seed(0)
+    network = SynthStrip(sizes).eval()
+    weights = {k: v.numpy() for k, v in network.state_dict().items()}
+    image = np.random.default_rng(0).random((16, 24, 32), np.float32)
+    found = openvino_strip(sizes, weights, "random").distances(image)
+    expected = network.distances(image)
+    assert found.shape == expected.shape == (sizes.fields, 16, 24, 32)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7), (1, 2, 3), (30, 20, 10)])
+def test_intensities_are_scaled_as_by_pytorch(shape):
+    image = 100 * np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    expected = scale_intensity(torch.from_numpy(image)).numpy()
+    np.testing.assert_array_equal(scale_array(image), expected)
+    assert (scale_array(np.ones(shape, np.float32)) == 0).all()
+
+
+PREDICT = """
+import socket, sys
+def forbidden(*words, **options):
+    raise SystemExit("the network was asked for")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = forbidden
+from pathlib import Path
+from brainmets.apps import cli
+from brainmets.network import choice, openvino_engine
+openvino_engine.cache_folder = lambda: Path(sys.argv[2])
+choice._gpu_is_visible = lambda: False
+out, scan = sys.argv[2], sys.argv[1]
+sys.argv = ["brainmets", "predict", scan, "-o", out + "/out", "--threads", "1"]
+sys.argv += ["--brain-extractor", "builtin", "--model", out + "/probe.brainmets"]
+try:
+    cli.main()
+except SystemExit as stop:
+    print([n for n in ("torch", "matplotlib", "openvino_telemetry.main") if n in sys.modules])
+    print("openvino" in sys.modules, sys.modules["openvino_telemetry"], stop.code)
+"""
+
+
+def test_predict_loads_neither_torch_nor_matplotlib_and_asks_nothing_of_the_network(
+    bundle, tmp_path
+):
+    """A whole prediction, the built-in extractor included, with sockets forbidden."""
+    from brainmets.io import nifti
+    from brainmets.network.bundle import write
+    from phantoms import make_grid, make_head
+
+    recipe = Recipe(spacing_mm=5.0)
+    write(replace(bundle, recipe=recipe), tmp_path / "probe.brainmets")
+    head = make_head(make_grid((44, 50, 44), 5.0))
+    nifti.write(head.scan, tmp_path / "head.nii.gz")
+    words = [sys.executable, "-W", "error", "-c", PREDICT, tmp_path / "head.nii.gz", tmp_path]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.stdout.splitlines()[-2:] == ["[]", "True None 0"], done.stdout + done.stderr
+    assert (tmp_path / "out" / "head" / "report.html").is_file()
+    assert '"engine_reason"' in (tmp_path / "out" / "head" / "run.json").read_text()
