@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from brainmets import __version__
-from brainmets.apps import cli
+from brainmets.apps import cli, options
 from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
 from brainmets.io import download, nifti
 from brainmets.io.download import RemoteFile
@@ -141,7 +141,7 @@ def test_the_series_of_an_examination_can_be_asked_for(run, examination, tmp_pat
 def test_the_door_offers_the_names_that_there_are():
     from brainmets.io import dicom_cases
 
-    assert [way.value for way in cli.IdFrom] == [way.value for way in dicom_cases.IdFrom]
+    assert [way.value for way in options.IdFrom] == [way.value for way in dicom_cases.IdFrom]
 
 
 def test_help_says_that_other_names_identify(run):

@@ -5,16 +5,31 @@ Heavy libraries are imported inside the commands, so that ``brainmets --help`` i
 
 import sys
 from dataclasses import replace
-from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from brainmets import __version__
+from brainmets.apps.models import models
+from brainmets.apps.options import (
+    OUT_HELP,
+    BrainExtractor,
+    Device,
+    DeviceOption,
+    EngineName,
+    EngineOption,
+    IdFrom,
+    IdOption,
+    OutOption,
+    Precision,
+    PrecisionOption,
+    Preset,
+    SeriesOption,
+    ThreadsOption,
+)
+from brainmets.apps.terminal import print_mapping, print_table, screen
 from brainmets.errors import BrainmetsError, ReadError
 
 if TYPE_CHECKING:
@@ -23,7 +38,6 @@ if TYPE_CHECKING:
     from brainmets.batch import Outcome
 
 NOTICE = "Research software, not a medical device: check every outline."
-OUT_HELP = "Folder to fill; made if absent."
 
 app = typer.Typer(
     name="brainmets",
@@ -33,91 +47,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-models = typer.Typer(
-    help="The models that come with the package, and model files.", no_args_is_help=True
-)
 app.add_typer(models, name="models")
-screen = Console(stderr=True, highlight=False, emoji=False)
-
-
-class Device(StrEnum):
-    """Where the network runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class EngineName(StrEnum):
-    """What runs the network."""
-
-    auto = "auto"
-    torch = "torch"
-    openvino = "openvino"
-
-
-class Precision(StrEnum):
-    """Arithmetic in the network."""
-
-    auto = "auto"
-    f32 = "f32"
-    bf16 = "bf16"
-
-
-class IdFrom(StrEnum):
-    """What a DICOM case is called after; as :class:`brainmets.io.dicom_cases.IdFrom`."""
-
-    hash = "hash"
-    folder = "folder"
-    patient_id = "patient-id"
-    accession = "accession"
-
-
-class Preset(StrEnum):
-    """Size of the network."""
-
-    light = "light"
-    paper = "paper"
-
-
-class BrainExtractor(StrEnum):
-    """What finds the brain."""
-
-    auto = "auto"
-    builtin = "builtin"
-    synthstrip = "synthstrip"
-    none = "none"
-
-
-class Design(StrEnum):
-    """Which brain extractor is trained."""
-
-    builtin = "builtin"
-    synthstrip = "synthstrip"
-
-
-DeviceOption = Annotated[Device, typer.Option(help="auto takes a CUDA GPU where there is one.")]
-EngineOption = Annotated[
-    EngineName, typer.Option(help="auto: torch on a GPU, else openvino where it is installed.")
-]
-PrecisionOption = Annotated[
-    Precision, typer.Option(help="auto: bf16 with openvino where the CPU has units for it.")
-]
-ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="Processor threads; all by default.")
-]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help=OUT_HELP)]
-SeriesOption = Annotated[
-    str | None,
-    typer.Option(help="DICOM series to read: its number, UID, or digits that inspect prints."),
-]
-IdOption = Annotated[
-    IdFrom,
-    typer.Option(
-        help="What DICOM cases are called after. All but hash write identifiers into names of "
-        "folders and into reports."
-    ),
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -188,7 +118,7 @@ def predict(
             watch=watch, profile=profile,
         )  # fmt: skip
     if profile:
-        _print_table("Profile", HEADER, stage_rows(outcomes, out))
+        print_table("Profile", HEADER, stage_rows(outcomes, out))
         typer.echo(network_line(timed, loaded.bundle))
     _finish(outcomes, out)
 
@@ -230,7 +160,7 @@ def inspect(
         raise ReadError(f"{folder.name}: no DICOM in it; give a folder, zip or file that has some")
     for study in found:
         header, rows = rows_of(study, descriptions=descriptions)
-        _print_table(f"study-{study.key}", header, rows)
+        print_table(f"study-{study.key}", header, rows)
         if study.damaged:
             typer.echo(f"{study.damaged} damaged DICOM files lie beside it")
 
@@ -306,7 +236,7 @@ def train(
             device=device.value, listeners=listeners,
         )  # fmt: skip
     typer.echo(f"model: {out}")
-    _print_mapping(f"{bundle.name}: results", bundle.card["results"])
+    print_mapping(f"{bundle.name}: results", bundle.card["results"])
 
 
 @app.command()
@@ -342,7 +272,7 @@ def tune(
             device=device.value, listeners=listeners,
         )  # fmt: skip
     typer.echo(f"model: {out}")
-    _print_mapping(f"{bundle.name}: results", bundle.card["results"])
+    print_mapping(f"{bundle.name}: results", bundle.card["results"])
 
 
 @app.command()
@@ -415,7 +345,7 @@ def evaluate(
             predictions if cohort else None, table, out, options=options, progress=progress
         )
     for shown in tables(summary):
-        _print_table(shown.title, shown.header, shown.rows)
+        print_table(shown.title, shown.header, shown.rows)
     for warning in summary["warnings"]:
         screen.print(f"warning: {warning}", markup=False, soft_wrap=True)
     if out:
@@ -444,7 +374,7 @@ def stress(
     plan = Stress(model, cases, seed, tuple(files_of(anatomy or [])), device.value)
     with steps(screen, "stress test") as progress:
         summary = run_stress(plan, out, workers=workers, progress=progress)
-    _print_table("Stress test", *overview(summary))
+    print_table("Stress test", *overview(summary))
     typer.echo(f"The scans are simulated. {NOTICE}\npage: {out / PAGE}")
 
 
@@ -460,105 +390,8 @@ def demo(
     with case_watch(screen, 1) as watch:
         result = run_demo(out, model, watch=watch)
     for table in result.tables:
-        _print_table(table.title, table.header, table.rows)
+        print_table(table.title, table.header, table.rows)
     typer.echo(f"The patient is simulated. {NOTICE}\nreport: {result.report}")
-
-
-@models.command("list")
-def list_models() -> None:
-    """List the models that come with the package."""
-    from brainmets.network.bundle import find, read, shipped
-
-    rows = []
-    for name in shipped():
-        bundle = read(find(name))
-        rows.append((name, f"{bundle.architecture.width}", bundle.sha256[:12],
-                     str(bundle.card.get("trained_on", ""))))  # fmt: skip
-    _print_table("Models", ("name", "width", "sha-256", "trained on"), rows)
-
-
-@models.command("info")
-def model_info(name: Annotated[str, typer.Argument(help="A name or a .brainmets file.")]) -> None:
-    """Print a model's card."""
-    import json
-
-    from brainmets.config import to_mapping
-    from brainmets.network.bundle import find, read
-
-    bundle = read(find(name))
-    parts = ("architecture", "recipe", "tiling", "rule")
-    settings = {part: to_mapping(getattr(bundle, part)) for part in parts}
-    card = {"name": bundle.name, "sha256": bundle.sha256, **settings, "card": dict(bundle.card)}
-    typer.echo(json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False))
-
-
-@models.command("verify")
-def verify_model(
-    name: Annotated[str, typer.Argument(help="A name or a .brainmets file.")],
-    device: DeviceOption = Device.auto,
-    *,
-    engine: EngineOption = EngineName.auto,
-    precision: PrecisionOption = Precision.f32,
-) -> None:
-    """Check a model file's hashes, and that this machine computes what it should."""
-    from brainmets.network.engines import verify
-    from brainmets.pipeline import load_model
-
-    loaded = load_model(
-        name, device.value, engine=engine.value, precision=precision.value, prove=False
-    )
-    difference = verify(loaded.bundle, loaded.engine)
-    typer.echo(
-        f"{loaded.bundle.name}: hashes match; largest difference in probability "
-        f"{difference:.1e} on {loaded.engine.name}"
-    )
-
-
-@models.command("fetch")
-def fetch_weights(
-    name: Annotated[str, typer.Argument(help="synthstrip or resnet34.")],
-) -> None:
-    """Fetch weights that do not come with the package, and show their licence."""
-    from brainmets.io.download import FETCHABLE, cached_path, describe, fetch
-
-    file = FETCHABLE.get(name, name)
-    typer.echo(describe(file))
-    was_there = cached_path(file).is_file()
-    typer.echo(f"{'already there' if was_there else 'fetched'}: {fetch(file)}")
-
-
-@models.command("train-extractor")
-def train_brain_extractor(
-    maps: Annotated[Path, typer.Argument(help="Folder of training_seg_01 … 20.nii.gz.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file of weights to write.")],
-    design: Annotated[
-        Design, typer.Option(help="synthstrip: SynthStrip's shape, for trials.")
-    ] = Design.builtin,
-    steps: Annotated[int, typer.Option(min=1, help="Images seen, one a step.")] = 2600,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and images.")] = 1,
-    precision: Annotated[
-        str, typer.Option(help="f32, or bf16: twice as fast where the processor has it.")
-    ] = "f32",
-    minutes: Annotated[
-        float | None, typer.Option(help="Stop after this long; started again, it goes on.")
-    ] = None,
-    threads: ThreadsOption = None,
-) -> None:
-    """Train a brain extractor on images synthesised from head label maps."""
-    import math
-
-    from brainmets.apps.progress import loss_line
-    from brainmets.concurrency import use_threads
-    from brainmets.training.extractor import Schedule, train_extractor
-
-    use_threads(threads)
-    seconds = math.inf if minutes is None else 60 * minutes
-    with loss_line(screen, "training") as progress:
-        train_extractor(
-            maps, out, Schedule(steps, seed, precision=precision), design=design.value,
-            most_seconds=seconds, progress=progress,
-        )  # fmt: skip
-    typer.echo(f"weights: {out}" if out.is_file() else "stopped; start again to go on")
 
 
 def _set_up_logging(*, debug: bool) -> None:
@@ -583,7 +416,7 @@ def _finish(outcomes: "Sequence[Outcome]", out: Path) -> None:
         )
         for outcome in outcomes
     ]
-    _print_table("Cases", ("case", "status", "lesions", "total ml", "seconds"), rows)
+    print_table("Cases", ("case", "status", "lesions", "total ml", "seconds"), rows)
     for outcome in outcomes:
         if outcome.message:
             screen.print(
@@ -597,21 +430,6 @@ def _finish(outcomes: "Sequence[Outcome]", out: Path) -> None:
     codes = {outcome.exit_code for outcome in outcomes} - {0}
     if codes:
         raise typer.Exit(min(codes))
-
-
-def _print_table(title: str, header: "Sequence[str]", rows: "Sequence[Sequence[str]]") -> None:
-    table = Table(title=title, title_justify="left")
-    for name in header:
-        table.add_column(name, overflow="fold")  # a narrow terminal must not cut names short
-    for row in rows:
-        table.add_row(*row)
-    Console(highlight=False, markup=False, emoji=False).print(table)
-
-
-def _print_mapping(title: str, values: "dict[str, dict[str, object]]") -> None:
-    rows = [(group, key, str(value)) for group, items in values.items()
-            for key, value in items.items()]  # fmt: skip
-    _print_table(title, ("on", "score", "value"), rows)
 
 
 def main() -> NoReturn:

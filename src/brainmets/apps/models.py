@@ -1,0 +1,119 @@
+"""The commands ``brainmets models …``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brainmets.apps.options import (
+    Design,
+    Device,
+    DeviceOption,
+    EngineName,
+    EngineOption,
+    Precision,
+    PrecisionOption,
+    ThreadsOption,
+)
+from brainmets.apps.terminal import print_table, screen
+
+models = typer.Typer(
+    help="The models that come with the package, and model files.", no_args_is_help=True
+)
+
+
+@models.command("list")
+def list_models() -> None:
+    """List the models that come with the package."""
+    from brainmets.network.bundle import find, read, shipped
+
+    rows = []
+    for name in shipped():
+        bundle = read(find(name))
+        rows.append((name, f"{bundle.architecture.width}", bundle.sha256[:12],
+                     str(bundle.card.get("trained_on", ""))))  # fmt: skip
+    print_table("Models", ("name", "width", "sha-256", "trained on"), rows)
+
+
+@models.command("info")
+def model_info(name: Annotated[str, typer.Argument(help="A name or a .brainmets file.")]) -> None:
+    """Print a model's card."""
+    import json
+
+    from brainmets.config import to_mapping
+    from brainmets.network.bundle import find, read
+
+    bundle = read(find(name))
+    parts = ("architecture", "recipe", "tiling", "rule")
+    settings = {part: to_mapping(getattr(bundle, part)) for part in parts}
+    card = {"name": bundle.name, "sha256": bundle.sha256, **settings, "card": dict(bundle.card)}
+    typer.echo(json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False))
+
+
+@models.command("verify")
+def verify_model(
+    name: Annotated[str, typer.Argument(help="A name or a .brainmets file.")],
+    device: DeviceOption = Device.auto,
+    *,
+    engine: EngineOption = EngineName.auto,
+    precision: PrecisionOption = Precision.f32,
+) -> None:
+    """Check a model file's hashes, and that this machine computes what it should."""
+    from brainmets.network.engines import verify
+    from brainmets.pipeline import load_model
+
+    loaded = load_model(
+        name, device.value, engine=engine.value, precision=precision.value, prove=False
+    )
+    difference = verify(loaded.bundle, loaded.engine)
+    typer.echo(
+        f"{loaded.bundle.name}: hashes match; largest difference in probability "
+        f"{difference:.1e} on {loaded.engine.name}"
+    )
+
+
+@models.command("fetch")
+def fetch_weights(
+    name: Annotated[str, typer.Argument(help="synthstrip or resnet34.")],
+) -> None:
+    """Fetch weights that do not come with the package, and show their licence."""
+    from brainmets.io.download import FETCHABLE, cached_path, describe, fetch
+
+    file = FETCHABLE.get(name, name)
+    typer.echo(describe(file))
+    was_there = cached_path(file).is_file()
+    typer.echo(f"{'already there' if was_there else 'fetched'}: {fetch(file)}")
+
+
+@models.command("train-extractor")
+def train_brain_extractor(
+    maps: Annotated[Path, typer.Argument(help="Folder of training_seg_01 … 20.nii.gz.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file of weights to write.")],
+    design: Annotated[
+        Design, typer.Option(help="synthstrip: SynthStrip's shape, for trials.")
+    ] = Design.builtin,
+    steps: Annotated[int, typer.Option(min=1, help="Images seen, one a step.")] = 2600,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and images.")] = 1,
+    precision: Annotated[
+        str, typer.Option(help="f32, or bf16: twice as fast where the processor has it.")
+    ] = "f32",
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after this long; started again, it goes on.")
+    ] = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train a brain extractor on images synthesised from head label maps."""
+    import math
+
+    from brainmets.apps.progress import loss_line
+    from brainmets.concurrency import use_threads
+    from brainmets.training.extractor import Schedule, train_extractor
+
+    use_threads(threads)
+    seconds = math.inf if minutes is None else 60 * minutes
+    with loss_line(screen, "training") as progress:
+        train_extractor(
+            maps, out, Schedule(steps, seed, precision=precision), design=design.value,
+            most_seconds=seconds, progress=progress,
+        )  # fmt: skip
+    typer.echo(f"weights: {out}" if out.is_file() else "stopped; start again to go on")

@@ -1,0 +1,89 @@
+"""What the commands' options may be, and how they are explained."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+OUT_HELP = "Folder to fill; made if absent."
+
+
+class Device(StrEnum):
+    """Where the network runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class EngineName(StrEnum):
+    """What runs the network."""
+
+    auto = "auto"
+    torch = "torch"
+    openvino = "openvino"
+
+
+class Precision(StrEnum):
+    """Arithmetic in the network."""
+
+    auto = "auto"
+    f32 = "f32"
+    bf16 = "bf16"
+
+
+class IdFrom(StrEnum):
+    """What a DICOM case is called after; as :class:`brainmets.io.dicom_cases.IdFrom`."""
+
+    hash = "hash"
+    folder = "folder"
+    patient_id = "patient-id"
+    accession = "accession"
+
+
+class Preset(StrEnum):
+    """Size of the network."""
+
+    light = "light"
+    paper = "paper"
+
+
+class BrainExtractor(StrEnum):
+    """What finds the brain."""
+
+    auto = "auto"
+    builtin = "builtin"
+    synthstrip = "synthstrip"
+    none = "none"
+
+
+class Design(StrEnum):
+    """Which brain extractor is trained."""
+
+    builtin = "builtin"
+    synthstrip = "synthstrip"
+
+
+DeviceOption = Annotated[Device, typer.Option(help="auto takes a CUDA GPU where there is one.")]
+EngineOption = Annotated[
+    EngineName, typer.Option(help="auto: torch on a GPU, else openvino where it is installed.")
+]
+PrecisionOption = Annotated[
+    Precision, typer.Option(help="auto: bf16 with openvino where the CPU has units for it.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Processor threads; all by default.")
+]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help=OUT_HELP)]
+SeriesOption = Annotated[
+    str | None,
+    typer.Option(help="DICOM series to read: its number, UID, or digits that inspect prints."),
+]
+IdOption = Annotated[
+    IdFrom,
+    typer.Option(
+        help="What DICOM cases are called after. All but hash write identifiers into names of "
+        "folders and into reports."
+    ),
+]

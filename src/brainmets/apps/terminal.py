@@ -1,0 +1,25 @@
+"""Printing on the terminal."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+screen = Console(stderr=True, highlight=False, emoji=False)
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on standard output."""
+    table = Table(title=title, title_justify="left")
+    for name in header:
+        table.add_column(name, overflow="fold")  # a narrow terminal must not cut names short
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False, emoji=False).print(table)
+
+
+def print_mapping(title: str, values: Mapping[str, Mapping[str, object]]) -> None:
+    """A table of values by group and key, on standard output."""
+    rows = [(group, key, str(value)) for group, items in values.items()
+            for key, value in items.items()]  # fmt: skip
+    print_table(title, ("on", "score", "value"), rows)
