@@ -21,8 +21,10 @@ def stage_rows(outcomes: Iterable[Outcome], out: Path) -> list[Row]:
         record = json.loads((out / case / "run.json").read_text(encoding="utf-8"))
         peaks = record.get("peak_memory_mb_by_stage", {})
         seconds = record["seconds_by_stage"]
-        for stage in sorted(seconds, key=STAGES.index):
-            rows.append((case, stage, f"{seconds[stage]:.2f}", str(peaks.get(stage, ""))))
+        rows += [
+            (case, stage, f"{seconds[stage]:.2f}", str(peaks.get(stage, "")))
+            for stage in sorted(seconds, key=STAGES.index)
+        ]
     return rows
 
 
