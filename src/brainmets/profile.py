@@ -16,15 +16,15 @@ HEADER = ("case", "stage", "seconds", "peak MB")
 
 def stage_rows(outcomes: Iterable[Outcome], out: Path) -> list[Row]:
     """Seconds and peak memory of each stage of every case that was run."""
-    rows: list[tuple[str, str, str, str]] = []
+    rows = []
     for case in (outcome.case_id for outcome in outcomes if outcome.status == DONE):
         record = json.loads((out / case / "run.json").read_text(encoding="utf-8"))
         peaks = record.get("peak_memory_mb_by_stage", {})
         seconds = record["seconds_by_stage"]
-        rows.extend(
+        rows += [
             (case, stage, f"{seconds[stage]:.2f}", str(peaks.get(stage, "")))
             for stage in sorted(seconds, key=STAGES.index)
-        )
+        ]
     return rows
 
 
