@@ -200,6 +200,19 @@ def test_retuning_changes_rule_and_figures_alone(cohort, tmp_path, monkeypatch):
     assert after.card["cases"] == {"train": 2, "validation": 1, "test": 1}
 
 
+def test_a_run_whose_time_is_up_gives_a_model_and_can_be_taken_further(
+    cohort, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "SETTLING_BATCHES", 1)
+    plan = tiny_plan(cohort)
+    early = train_model(plan, tmp_path / "early.brainmets", tmp_path / "w", until=2)
+    assert early.card["ended_at_step"] == 2
+    whole = train_model(plan, tmp_path / "whole.brainmets", tmp_path / "w")
+    straight = train_model(plan, tmp_path / "straight.brainmets", tmp_path / "v")
+    assert whole.sha256 == straight.sha256 != early.sha256
+    assert "ended_at_step" not in whole.card
+
+
 def test_retuning_needs_cases(cohort, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SETTLING_BATCHES", 1)
     bundle = train_model(tiny_plan(cohort), tmp_path / "a.brainmets", tmp_path / "w")

@@ -202,6 +202,9 @@ def train(
         str | None, typer.Option(help="Model whose weights to start from, instead of random ones.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2000,
+    until: Annotated[
+        int | None, typer.Option(min=1, help="End before this step of the schedule.")
+    ] = None,
     patch: Annotated[int, typer.Option(help="Side of the patches, in voxels.")] = 96,
     batch: Annotated[int, typer.Option(min=1, help="Patches a step.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and patches.")] = 0,
@@ -233,7 +236,7 @@ def train(
     with training_listeners(screen) as listeners:
         bundle = train_model(
             plan, out, work or out.with_suffix(".work"), workers=workers,
-            device=device.value, listeners=listeners,
+            device=device.value, until=until, listeners=listeners,
         )  # fmt: skip
     typer.echo(f"model: {out}")
     print_mapping(f"{bundle.name}: results", bundle.card["results"])

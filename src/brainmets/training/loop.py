@@ -72,6 +72,7 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
     report: Callable[[Moment], None] | None = None,
     device: str = "cpu",
     workers: int = 1,
+    until: int | None = None,
 ) -> UNet:
     """Train on prepared cases and return the network, in evaluation mode.
 
@@ -86,6 +87,8 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
         device: ``cpu`` or ``cuda``.
         workers: processes that draw patches ahead of the network; 1: this one draws them.
             The patches are the same.
+        until: end the run before this step, though its schedule is that of all steps: for
+            runs whose time is up. The checkpoint can be taken further later.
 
     Raises:
         RunError: the loss is no longer finite; the last checkpoint is kept.
@@ -107,10 +110,11 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
     if validation:
         looked_at.extend(drawn_ahead(validation, training, range(VALIDATION_BATCHES), workers))
     started, first, checked = time.monotonic(), state.step, None
-    for batch in drawn_ahead(cases, training, range(state.step, training.steps), workers):
+    last = training.steps if until is None else min(until, training.steps)
+    for batch in drawn_ahead(cases, training, range(state.step, last), workers):
         loss = _advance(state, batch, training, device)
         state.losses.append(loss)
-        if state.step % training.checkpoint_every == 0 or state.step == training.steps:
+        if state.step % training.checkpoint_every == 0 or state.step == last:
             _save(state, checkpoint, settings)
         if looked_at and state.step % training.validate_every == 0:
             checked = validation_loss(state.network, looked_at, training, device)

@@ -191,6 +191,7 @@ def train_model(
     *,
     workers: int = 1,
     device: str = "cpu",
+    until: int | None = None,
     listeners: Listeners | None = None,
 ) -> Bundle:
     """Train, choose the decision rule, measure, and write the bundle.
@@ -204,6 +205,7 @@ def train_model(
         work: folder for prepared cases and the checkpoint.
         workers: processes that prepare cases and draw patches.
         device: ``auto``, ``cpu`` or ``cuda``.
+        until: end training before this step of the schedule; None: at its last.
         listeners: progress.
 
     Raises:
@@ -225,7 +227,7 @@ def train_model(
     network = train(
         prepared, plan.architecture, plan.settings, work / "checkpoint.pt",
         start=build(plan.start).state_dict() if plan.start else None,
-        validation=held_out, report=tell.training, device=device, workers=workers,
+        validation=held_out, report=tell.training, device=device, workers=workers, until=until,
     )  # fmt: skip
     weights = {name: tensor.numpy() for name, tensor in weights_of(network).items()}
     bundle = Bundle(
@@ -235,7 +237,8 @@ def train_model(
     model = Model(bundle, torch_engine(bundle, device))
     rule = tune_rule(plan.validation, model, tell.validating, target_labels=plan.target_labels)
     tuned = Model(replace(bundle, rule=rule), model.engine)
-    card = {**plan.card, "limits": LIMITS, **_figures(plan, tuned, tell)}
+    ended = {} if until is None else {"ended_at_step": min(until, plan.settings.steps)}
+    card = {**plan.card, "limits": LIMITS, **_figures(plan, tuned, tell), **ended}
     write(replace(tuned.bundle, card=card, example=_example(prepared, model)), out)
     return read(out)
 
