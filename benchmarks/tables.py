@@ -325,10 +325,8 @@ BRAIN_KINDS = (
 
 
 BRAIN_VERSION = (
-    "The shipped extractor, version 2, knows one surface only, brain + CSF. Its one mask is held "
-    "against both kinds of reference: where the reference is tissue, its Dice says what the masks "
-    "mean more than how well they are drawn, and cannot be compared with MindGrab's. MindGrab was "
-    "run on the scans that show a figure and on no other: a scan takes it 130 processor seconds."
+    "MindGrab was run on the scans that show a figure and on no other: a scan takes it 130 "
+    "processor seconds."
 )
 
 
