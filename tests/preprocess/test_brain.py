@@ -304,8 +304,11 @@ def test_a_choice_of_extractor_is_named_by_what_its_masks_depend_on(tmp_path, mo
     assert chosen[0].identity != chosen[1].identity
 
 
-def test_tissue_needs_an_extractor_that_knows_it(head):
-    """The one that ships gives the distance to brain + CSF alone, and says so."""
+def test_tissue_needs_an_extractor_that_knows_it(head, monkeypatch):
+    """One that gives the distance to brain + CSF alone says so."""
+    card = {"spacing_mm": 4.0, "version": "2"}
+    monkeypatch.setattr(brain, "builtin", lambda: (None, card))
+    monkeypatch.setattr(brain, "find_surfaces", lambda *_: brain.Surfaces(head[0], None, 0.0))
     with pytest.raises(BundleError, match="train-extractor"):
         brain.tissue_mask(head[0])
 
