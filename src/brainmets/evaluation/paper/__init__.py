@@ -1,0 +1,1 @@
+"""The study: from scores and a clinical table to the tables, tests and figures of a paper."""
