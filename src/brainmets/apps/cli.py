@@ -356,6 +356,33 @@ def evaluate(
 
 
 @app.command()
+def study(
+    file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="What to compare.")],
+    out: OutOption,
+    workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
+) -> None:
+    """Make a paper's tables, tests and figures from predictions and clinical tables."""
+    from brainmets.apps.progress import steps
+    from brainmets.evaluation.paper.run import run_paper
+    from brainmets.evaluation.paper.words import name_of, number
+
+    with steps(screen, "scoring") as progress:
+        results = run_paper(file, out, workers=workers, progress=progress)
+    rows = [row for row in results.tables["results"] if row["subgroup"] == "all"]
+    shown = [
+        (
+            row["cohort"], name_of(row["measure"]), str(row["patients"]), number(row["mean"]),
+            f"{number(row['mean_low'])} to {number(row['mean_high'])}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    print_table("Per patient", ("cohort", "score", "n", "mean", "95 % interval"), shown)
+    for warning in results.warnings:
+        screen.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    typer.echo(f"page: {out / 'study.html'}")
+
+
+@app.command()
 def stress(
     model: Annotated[str, typer.Argument(help="A model's name or a .brainmets file.")],
     out: OutOption,

@@ -36,10 +36,21 @@ def test_two_groups_are_scipys_and_cliffs(a, b):
     assert found.p == stats.mannwhitneyu(a, b).pvalue
     cliff = np.sign(np.subtract.outer(a, b)).mean()
     assert found.size == pytest.approx(cliff)
-    if not math.isnan(found.low):
-        assert -1 <= found.low <= found.size <= found.high <= 1
+    assert -1 <= found.low <= found.size <= found.high <= 1
+    assert found.low < found.high
     swapped = compare_groups({"b": b, "a": a}, rng())
     assert swapped.size == pytest.approx(-found.size)
+
+
+def test_newcombes_interval_solves_his_equation():
+    """The ends are where the distance to the estimate is 1.96 standard errors."""
+    first, second = np.arange(20) + 7.5, np.arange(30)
+    found = compare_groups({"a": first, "b": second}, rng())
+    share, k = (found.size + 1) / 2, 24
+    for end in ((found.low + 1) / 2, (found.high + 1) / 2):
+        spread = 1 + k * (1 - end) / (2 - end) + k * end / (1 + end)
+        error = math.sqrt(end * (1 - end) * spread / 600)
+        assert abs(share - end) == pytest.approx(1.959964 * error)
 
 
 def test_what_is_undefined_is_left_out_and_counted():

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import optimize, stats
 
 from brainmets.errors import ConfigError
-from brainmets.evaluation.paper.auc import area
 from brainmets.evaluation.statistics import draw, interval, percentile_interval
 
 FloatArray = npt.NDArray[np.float64]
@@ -22,6 +21,9 @@ ALL_EQUAL = "all values are equal"
 NO_PAIRS = "fewer than two pairs"
 NO_DIFFERENCE = "all pairs are equal"
 NO_DISCORDANT = "both agree on everyone"
+SLIGHTLY = 1e-12
+"""Beside an estimate of 0 or 1, which solves Newcombe's equation too, but is no end."""
+
 FEW = 30
 """Below this many patients intervals cover less than they say; see the study's benchmark."""
 
@@ -86,7 +88,7 @@ def compare_groups(
 def _mann_whitney(groups: Mapping[str, FloatArray], excluded: int) -> Comparison:
     """The effect is Cliff's delta, first against second: 2 U / (m n) − 1, from −1 to 1.
 
-    Its interval is DeLong's for U / (m n), on the logit scale, where it stays inside.
+    Its interval is Newcombe's for U / (m n).
     """
     test, effect = "Mann–Whitney U", "Cliff's delta"
     sizes = {name: values.size for name, values in groups.items()}
@@ -95,21 +97,29 @@ def _mann_whitney(groups: Mapping[str, FloatArray], excluded: int) -> Comparison
     if reason is not None:
         return _none(test, sizes, excluded, effect, reason)
     found = stats.mannwhitneyu(first, second, alternative="two-sided")
-    above = area(np.r_[first, second], np.r_[np.ones(first.size), np.zeros(second.size)])
-    low, high = _logit_interval(above.value, above.variance)
+    above = float(found.statistic) / (first.size * second.size)
+    low, high = _newcombe_area(above, list(sizes.values()))
     return Comparison(
         test, sizes, excluded, float(found.statistic), float(found.pvalue), effect,
-        2 * above.value - 1, 2 * low - 1, 2 * high - 1,
+        2 * above - 1, 2 * low - 1, 2 * high - 1,
     )  # fmt: skip
 
 
-def _logit_interval(value: float, variance: float) -> tuple[float, float]:
-    """95 %, of a share strictly between 0 and 1; NaN where the logit is not finite."""
-    if not 0 < value < 1 or variance <= 0:
-        return math.nan, math.nan
-    half = 1.959964 * math.sqrt(variance) / (value * (1 - value))
-    centre = math.log(value / (1 - value))
-    low, high = (1 / (1 + math.exp(-(centre + side * half))) for side in (-1, 1))
+def _newcombe_area(share: float, sizes: Sequence[int]) -> tuple[float, float]:
+    """95 % for U / (m n), which it never leaves undefined (Newcombe 2006, Stat Med 25:559).
+
+    Method 5: the values θ with |share − θ| = z √V(θ), V(θ) = θ (1 − θ) (1 + k (1 − θ) / (2 − θ)
+    + k θ / (1 + θ)) / (m n), k = (m + n) / 2 − 1.
+    """
+    m, n = sizes
+    k, z = (m + n) / 2 - 1, 1.959964
+
+    def beyond(theta: float) -> float:
+        spread = 1 + k * (1 - theta) / (2 - theta) + k * theta / (1 + theta)
+        return (share - theta) ** 2 - z**2 * theta * (1 - theta) * spread / (m * n)
+
+    low = 0.0 if share <= 0 else float(optimize.brentq(beyond, 0, share - SLIGHTLY))
+    high = 1.0 if share >= 1 else float(optimize.brentq(beyond, share + SLIGHTLY, 1))
     return low, high
 
 

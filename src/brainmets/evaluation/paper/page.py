@@ -1,0 +1,266 @@
+"""study.html: one self-contained page; each number leads to its cell in a CSV file."""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from brainmets.evaluation.page import environment
+from brainmets.evaluation.paper.plan import Study
+from brainmets.evaluation.paper.results import ALL, Cells, Results
+from brainmets.evaluation.paper.rows import Group
+from brainmets.evaluation.paper.words import findings, methods, name_of, number, p_text
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text and where its number stands: RFC 7111's address of a CSV cell."""
+
+    text: str
+    address: str = ""
+    small: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What the page shows as a table."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+def address(results: Results, table: str, row: Cells, column: str) -> str:
+    """``tests.csv#cell=4,7``: rows and columns from 1, the header is row 1 (RFC 7111)."""
+    rows = results.tables[table]
+    line = next(n for n, other in enumerate(rows) if other is row)
+    return f"{table}.csv#cell={line + 2},{list(row).index(column) + 1}"
+
+
+def render(  # what the page shows
+    study: Study,
+    groups: Sequence[Group],
+    results: Results,
+    figures: Mapping[str, Mapping[str, Mapping[str, bytes]]],
+    settings: Mapping[str, Any],
+) -> str:
+    """The page as text; the same results give the same text.
+
+    Args:
+        study: what was asked.
+        groups: cohorts with patients.
+        results: the tables.
+        figures: by cohort, name and format.
+        settings: seeds, versions, hashes.
+    """
+    scored = [
+        g for g in groups if any(r["cohort"] == g.part.name for r in results.tables["results"])
+    ]
+    return (
+        environment()
+        .get_template("paper/study.html.j2")
+        .render(
+            title=study.title,
+            findings=findings(study, groups, results),
+            methods=methods(study, scored, settings),
+            flow=_flow(groups),
+            table1=_table1(groups, results),
+            overall=_overall(study, scored, results),
+            subgroups=[t for g in scored for t in _subgroups(study, g, results)],
+            tests=_tests(results),
+            times=_times(results),
+            lesions=_lesions(scored, results),
+            agreement=_agreement(scored, results),
+            undefined=_undefined(results),
+            warnings=results.warnings,
+            figures=[
+                (cohort, name, f"{cohort_file(cohort)}-{name}", _uri(files["svg"]))
+                for cohort, named in figures.items()
+                for name, files in named.items()
+            ],
+            settings=settings,
+        )
+    )
+
+
+def cohort_file(name: str) -> str:
+    """A cohort's name as part of a file's name."""
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
+
+
+def _uri(svg: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"
+
+
+def _flow(groups: Sequence[Group]) -> list[tuple[str, str, int, int, int, int]]:
+    return [
+        (
+            group.part.name,
+            group.part.role,
+            group.listed,
+            group.left_out,
+            sum(row.cases for row in group.rows),
+            len(group.rows),
+        )
+        for group in groups
+    ]
+
+
+def _value(results: Results, table: str, row: Cells, column: str, ends: str = "") -> Cell:
+    """A number, with its interval in small."""
+    low, high = (row.get(f"{ends}{end}", math.nan) for end in ("low", "high"))
+    small = "" if math.isnan(low) else f"{number(low)} to {number(high)}"
+    return Cell(number(row[column]), address(results, table, row, column), small)
+
+
+def _table1(groups: Sequence[Group], results: Results) -> Table:
+    rows = results.tables["table1"]
+    keys = list(dict.fromkeys((r["characteristic"], r["level"]) for r in rows))
+    names = [group.part.name for group in groups]
+    by = {(r["characteristic"], r["level"], r["cohort"]): r for r in rows}
+    lines = []
+    for what, level in keys:
+        line = [Cell(f"{what.replace('_', ' ')}{': ' if level else ''}{level}")]
+        for name in names:
+            row = by.get((what, level, name))
+            line.append(Cell("–") if row is None else _count(results, row))
+        lines.append(line)
+    return Table("Table 1. Patients", ["", *names], lines)
+
+
+def _count(results: Results, row: Cells) -> Cell:
+    if row["summary"]:
+        return Cell(
+            row["summary"], address(results, "table1", row, "summary"), f"n = {row['count']}"
+        )
+    share = "" if math.isnan(row["share"]) else f"{100 * row['share']:.1f} %"
+    return Cell(str(row["count"]), address(results, "table1", row, "count"), share)
+
+
+def _overall(study: Study, groups: Sequence[Group], results: Results) -> Table:
+    names = [group.part.name for group in groups]
+    by = {(r["measure"], r["cohort"]): r for r in results.tables["results"] if r["subgroup"] == ALL}
+    header = ["per patient", *(f"{n}: {what}" for n in names for what in ("mean", "median", "n"))]
+    lines = []
+    for measure in study.measures:
+        line = [Cell(name_of(measure))]
+        for name in names:
+            row = by[measure, name]
+            line += [
+                _value(results, "results", row, "mean", "mean_"),
+                _value(results, "results", row, "median", "median_"),
+                Cell(str(row["patients"]), address(results, "results", row, "patients")),
+            ]
+        lines.append(line)
+    return Table("Scores by cohort", header, lines)
+
+
+def _subgroups(study: Study, group: Group, results: Results) -> list[Table]:
+    name, tables = group.part.name, []
+    mine = [r for r in results.tables["results"] if r["cohort"] == name]
+    for subgroup in study.subgroups:
+        rows = [r for r in mine if r["subgroup"] == subgroup.column]
+        levels = list(dict.fromkeys(r["level"] for r in rows))
+        by = {(r["measure"], r["level"]): r for r in rows}
+        lines = [
+            [
+                Cell(name_of(measure)),
+                *(_value(results, "results", by[measure, lv], "mean", "mean_") for lv in levels),
+            ]
+            for measure in study.measures
+        ]
+        if levels:
+            counts = {lv: by[study.measures[0], lv] for lv in levels}
+            header = [f"{lv} (n = {c['patients'] + c['undefined']})" for lv, c in counts.items()]
+            tables.append(Table(f"{name}, by {subgroup.column}: means", ["", *header], lines))
+    return tables
+
+
+def _tests(results: Results) -> Table:
+    lines = []
+    for row in results.tables["tests"]:
+        cells = [Cell(row["cohort"]), Cell(f"{name_of(row['measure'])} by {row['subgroup']}")]
+        cells += [Cell(row["groups"]), Cell(row["test"] or row["reason"])]
+        cells += [
+            Cell(p_text(row[key]).removeprefix("= "), address(results, "tests", row, key))
+            for key in ("p", "p_holm", "p_bh")
+        ]
+        cells += [Cell(row["effect"]), _value(results, "tests", row, "size")]
+        cells.append(Cell(number(row["detectable"]), address(results, "tests", row, "detectable")))
+        lines.append(cells)
+    header = ["cohort", "comparison", "patients", "test", "p", "Holm p", "BH p", "effect", "size"]
+    return Table("Differences between groups", [*header, "detectable"], lines)
+
+
+def _times(results: Results) -> Table:
+    keys = ("manual_mean_s", "model_mean_s", "manual_median_s", "model_median_s")
+    lines = []
+    for row in results.tables["times"]:
+        share = f"{100 * row['saved_share']:.1f} %"
+        ends = f"{100 * row['saved_share_low']:.1f} to {100 * row['saved_share_high']:.1f} %"
+        lines.append(
+            [
+                Cell(row["cohort"]),
+                Cell(str(row["patients"])),
+                *(Cell(f"{row[k]:.1f}", address(results, "times", row, k)) for k in keys),
+                _seconds(results, row),
+                Cell(share, address(results, "times", row, "saved_share"), ends),
+                Cell(p_text(row["p"]).removeprefix("= "), address(results, "times", row, "p")),
+            ]
+        )
+    header = ["cohort", "n", "by hand, mean s", "model, mean s", "by hand, median s"]
+    header += ["model, median s", "saved, s", "saved", "Wilcoxon p"]
+    return Table("Time by hand and by the model", header, lines)
+
+
+def _seconds(results: Results, row: Cells) -> Cell:
+    ends = f"{row['saved_low_s']:.1f} to {row['saved_high_s']:.1f}"
+    return Cell(f"{row['saved_mean_s']:.1f}", address(results, "times", row, "saved_mean_s"), ends)
+
+
+def _lesions(groups: Sequence[Group], results: Results) -> Table:
+    rows = results.tables["lesions"]
+    names = [group.part.name for group in groups]
+    by = {(r["size"], r["cohort"]): r for r in rows}
+    lines = []
+    for size in dict.fromkeys(r["size"] for r in rows):
+        line = [Cell(size)]
+        for name in names:
+            row = by[size, name]
+            line.append(
+                Cell(
+                    f"{row['found']} of {row['lesions']}", address(results, "lesions", row, "found")
+                )
+            )
+            line.append(_value(results, "lesions", row, "sensitivity"))
+        lines.append(line)
+    header = ["size", *(f"{n}: {what}" for n in names for what in ("found", "sensitivity"))]
+    return Table("Lesions found, by equivalent diameter", header, lines)
+
+
+def _agreement(groups: Sequence[Group], results: Results) -> Table:
+    rows = results.tables["agreement"]
+    names = [group.part.name for group in groups]
+    by = {(r["measure"], r["cohort"]): r for r in rows}
+    lines = [
+        [
+            Cell(measure.replace("_", " ")),
+            *(_value(results, "agreement", by[measure, n], "value") for n in names),
+        ]
+        for measure in dict.fromkeys(r["measure"] for r in rows)
+    ]
+    return Table("Patient-wise verdicts and agreement", ["", *names], lines)
+
+
+def _undefined(results: Results) -> Table:
+    lines = [
+        [
+            Cell(row["cohort"]),
+            Cell(name_of(row["measure"])),
+            Cell(row["reason"]),
+            Cell(str(row["patients"]), address(results, "undefined", row, "patients")),
+        ]
+        for row in results.tables["undefined"]
+    ]
+    return Table("Undefined and left out", ["cohort", "measure", "because", "patients"], lines)

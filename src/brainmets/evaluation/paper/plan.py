@@ -1,0 +1,172 @@
+"""STUDY.toml: which cohorts, which subgroups, which scores."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from brainmets.config import from_mapping
+from brainmets.errors import ConfigError
+
+MEASURES = (
+    "dice",
+    "iou",
+    "precision",
+    "sensitivity",
+    "specificity",
+    "mcc",
+    "auc",
+    "lesion_sensitivity",
+    "lesion_precision",
+    "lesion_f1",
+    "false_positives",
+)
+TESTED, DESCRIBED = "test", "training"
+ROLES = (TESTED, "external", DESCRIBED)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One cohort of the study.
+
+    Attributes:
+        name: for the tables.
+        table: cohort table or folder, from the study file's folder.
+        predictions: folder with ``ID/mask.nii.gz``; empty: the table's column ``prediction``.
+        split: only rows with this in their column ``split``; empty: all.
+        role: ``test``, ``external``, or ``training``: described in Table 1, not scored.
+    """
+
+    name: str
+    table: str
+    predictions: str = ""
+    split: str = ""
+    role: str = TESTED
+
+    def __post_init__(self) -> None:
+        """Check the role."""
+        if self.role not in ROLES:
+            raise ConfigError(
+                f"cohort {self.name!r}: role {self.role!r}; expected {', '.join(ROLES)}"
+            )
+
+
+@dataclass(frozen=True)
+class Subgroup:
+    """A column by which patients are told apart.
+
+    Attributes:
+        column: of the table, or a score such as ``reference_lesions``.
+        cuts: numbers that start a new group, ascending; none: each text is a group.
+    """
+
+    column: str
+    cuts: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that the cuts ascend."""
+        if list(self.cuts) != sorted(set(self.cuts)):
+            raise ConfigError(f"subgroup {self.column!r}: cuts {self.cuts}; expected ascending")
+
+    def group_of(self, value: str) -> str:
+        """The group that a value belongs to; "" where it is empty.
+
+        >>> Subgroup("age", (60,)).group_of("60"), Subgroup("age", (60,)).group_of("59.9")
+        ('≥ 60', '< 60')
+
+        Raises:
+            ConfigError: no number, where there are cuts.
+        """
+        if not value or not self.cuts:
+            return value
+        try:
+            number = float(value)
+        except ValueError:
+            raise ConfigError(f"{value!r} in column {self.column!r} is not a number") from None
+        below = sum(number >= cut for cut in self.cuts)
+        return self.names[below]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the groups between cuts, ascending."""
+        cuts = [f"{cut:g}" for cut in self.cuts]
+        middle = [f"{a} to < {b}" for a, b in pairwise(cuts)]
+        return (f"< {cuts[0]}", *middle, f"≥ {cuts[-1]}") if cuts else ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """What to do.
+
+    Attributes:
+        title: of the report.
+        measures: scores to describe; see :data:`MEASURES` for the usual ones.
+        tested: those of them that subgroups are compared on; all tests of a cohort are one
+            family for the adjustment of p.
+        covariates: further columns of the tables.
+        target: labels of the references that count; none: all above 0.
+        seed: of intervals.
+        resamples: of the bootstrap.
+        parts: the cohorts.
+        subgroups: the columns.
+    """
+
+    title: str = "Validation study"
+    measures: tuple[str, ...] = MEASURES
+    tested: tuple[str, ...] = ("dice", "auc", "lesion_sensitivity")
+    covariates: tuple[str, ...] = ()
+    target: tuple[int, ...] = ()
+    seed: int = 2025
+    resamples: int = 4000
+    parts: tuple[Part, ...] = field(default=())
+    subgroups: tuple[Subgroup, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        """Check that what is tested is described, and the number of resamples."""
+        for name in self.tested:
+            if name not in self.measures:
+                raise ConfigError(f"tested has {name!r}, which measures lacks; add it there")
+        if not 200 <= self.resamples <= 100_000:
+            raise ConfigError(f"resamples is {self.resamples}, expected 200 to 100000")
+
+
+def read_study(path: Path) -> Study:
+    """Read a study file.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown key (the nearest known one is named),
+            no cohort, or two of one name.
+    """
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path.name}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # TOML and UTF-8 both
+        raise ConfigError(f"{path.name}: not a TOML file: {error}") from error
+    parts = [from_mapping(Part, row) for row in _tables(path, values.pop("cohort", []), "cohort")]
+    groups = [
+        from_mapping(Subgroup, row) for row in _tables(path, values.pop("subgroup", []), "subgroup")
+    ]
+    for key in ("parts", "subgroups"):
+        if key in values:
+            raise ConfigError(f"{path.name}: no {key!r}; write [[{key.rstrip('s')}]] tables")
+    study = from_mapping(Study, values)
+    names = [part.name for part in parts]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(
+            f"{path.name}: cohorts {names}; expected one [[cohort]] or more, each of its own name"
+        )
+    return replace(study, parts=tuple(parts), subgroups=tuple(groups))
+
+
+def _tables(path: Path, rows: Any, what: str) -> Sequence[Mapping[str, Any]]:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ConfigError(f"{path.name}: {what} is no list of tables; write [[{what}]]")
+    needed = {"cohort": ("name", "table"), "subgroup": ("column",)}[what]
+    for row in rows:
+        for key in needed:
+            if key not in row:
+                raise ConfigError(f"{path.name}: a [[{what}]] without {key!r}; add it")
+    return rows

@@ -1,0 +1,266 @@
+"""One row per patient: scores, times and clinical columns, kept from run to run."""
+
+import difflib
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import brainmets
+from brainmets.cohort import Case, Cohort, read_cohort
+from brainmets.concurrency import in_order
+from brainmets.errors import CohortError, ConfigError
+from brainmets.evaluation.case import CaseScores
+from brainmets.evaluation.evaluate import evaluate, files_of, require_references
+from brainmets.evaluation.lesionwise import SIZE_BINS
+from brainmets.evaluation.paper.plan import DESCRIBED, Part, Study
+from brainmets.io.storage import write_json
+
+TIMES = ("manual_time_s", "model_time_s")
+COMPUTED = ("reference_lesions", "reference_mm3", "predicted_lesions")
+"""Scores by which patients may be told apart as by a column of the table."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One patient, or one case of a patient.
+
+    Attributes:
+        patient: identifier; the case's where the table names none.
+        cases: how many went in.
+        values: scores and times by name; NaN where undefined.
+        reasons: why, by name.
+        columns: the table's, as text; those that differ between a patient's cases are empty.
+        found: lesions found of each size bin.
+        lesions: lesions there of each size bin.
+    """
+
+    patient: str
+    cases: int = 1
+    values: Mapping[str, float] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    found: Mapping[str, int] = field(default_factory=dict)
+    lesions: Mapping[str, int] = field(default_factory=dict)
+
+    def value(self, name: str) -> float:
+        """A score or time, NaN where there is none."""
+        return self.values.get(name, math.nan)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A cohort of the study with its patients.
+
+    Attributes:
+        part: what the study file says of it.
+        rows: one a patient, in the table's order.
+        listed: cases in the table.
+        left_out: cases of another split.
+        shared: patients that occur in another cohort too.
+    """
+
+    part: Part
+    rows: tuple[Row, ...]
+    listed: int
+    left_out: int
+    shared: tuple[str, ...] = ()
+
+
+def gather(
+    study: Study,
+    folder: Path,
+    kept: Path,
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Group, ...]:
+    """The patients of every cohort; cases scored before are not scored again.
+
+    Args:
+        study: what to do.
+        folder: what the study's paths start from.
+        kept: folder for the scores of single cases, by content of their files.
+        workers: processes; the results do not depend on it.
+        progress: called with the number of cases done and of all.
+
+    Raises:
+        CohortError: a column that a table lacks, cases and predictions that do not belong
+            together, or a patient in two cohorts; the message names one.
+        InputError: a file cannot be used; the message names its case.
+    """
+    chosen = [_chosen(study, part, folder) for part in study.parts]
+    total = sum(len(cases) for cases, _ in chosen)
+    done, groups = 0, []
+    for part, (cases, listed) in zip(study.parts, chosen, strict=True):
+        predictions = folder / part.predictions if part.predictions else None
+        scored = part.role != DESCRIBED
+        if scored:
+            for case in cases:
+                files_of(case, predictions)
+        jobs = [_Job(case, predictions, study.target, kept, scored) for case in cases]
+        rows: list[Row] = []
+        with in_order(min(workers, len(jobs)), network=False) as run:
+            for row in run(_row, jobs):
+                rows.append(row)
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+        groups.append(Group(part, merged(rows), listed, listed - len(cases)))
+    return _require_apart(groups)
+
+
+def _chosen(study: Study, part: Part, folder: Path) -> tuple[tuple[Case, ...], int]:
+    cohort = read_cohort(folder / part.table, covariates=study.covariates)
+    if part.predictions and part.role != DESCRIBED:
+        require_references(folder / part.predictions, cohort)
+    cases = [c for c in cohort if not part.split or c.row.get("split") == part.split]
+    if not cases:
+        splits = sorted({c.row.get("split", "") for c in cohort})
+        raise CohortError(
+            f"cohort {part.name!r}: no case with split {part.split!r}; found {', '.join(splits)}"
+        )
+    known = {name for case in cases for name in case.row} - {"prediction", "probability"}
+    for subgroup in study.subgroups:
+        name = subgroup.column
+        if name not in known and name not in COMPUTED:
+            near = difflib.get_close_matches(name, [*known, *COMPUTED], 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"found {', '.join(sorted(known))}"
+            raise CohortError(f"cohort {part.name!r}: no column {name!r} for a subgroup; {hint}")
+    for case in cases:
+        for subgroup in study.subgroups:
+            try:
+                subgroup.group_of(case.row.get(subgroup.column, ""))
+            except ConfigError as error:
+                raise CohortError(f"cohort {part.name!r}, case {case.case_id}: {error}") from error
+    return tuple(cases), len(cohort)
+
+
+def _require_apart(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """Refuse a patient in two cohorts: a leak, which makes every figure too good."""
+    homes: dict[str, str] = {}
+    for group in groups:
+        for row in group.rows:
+            other = homes.setdefault(row.patient, group.part.name)
+            if other != group.part.name:
+                raise CohortError(
+                    f"patient {row.patient!r} is in cohorts {other!r} and {group.part.name!r}; "
+                    "no patient may be in two. Fill column 'patient' if these are two people"
+                )
+    return tuple(groups)
+
+
+@dataclass(frozen=True)
+class _Job:
+    case: Case
+    predictions: Path | None
+    target: tuple[int, ...]
+    kept: Path
+    scored: bool
+
+
+def _row(job: _Job) -> Row:
+    case = job.case
+    columns = {k: v for k, v in case.row.items() if k not in ("prediction", "probability")}
+    blank = Row(case.row.get("patient") or case.case_id, columns=columns)
+    if not job.scored:
+        return replace(blank, values=_times(case, None))
+    files = files_of(case, job.predictions)
+    print_of = hashlib.sha256(f"{brainmets.__version__} {job.target}".encode())
+    for file in (files.reference, files.prediction, files.probability):
+        content = b"" if file is None else file.read_bytes()
+        print_of.update(hashlib.sha256(content).digest())
+    path = job.kept / f"{print_of.hexdigest()}.json"
+    stored = _stored(path)
+    if stored is None:
+        labels = job.target or None
+        (scores,) = evaluate(job.predictions, Cohort((case,)), target_labels=labels)
+        stored = _plain(scores)
+        write_json(path, stored)
+    values = {k: math.nan if v is None else v for k, v in stored["values"].items()}
+    return replace(
+        blank,
+        values={**values, **_times(case, files.prediction)},
+        reasons=stored["reasons"],
+        found=stored["found"],
+        lesions=stored["lesions"],
+    )
+
+
+def _stored(path: Path) -> dict[str, Any] | None:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    whole = isinstance(stored, dict) and stored.keys() >= {"values", "reasons", "found", "lesions"}
+    return stored if whole else None
+
+
+def _plain(scores: CaseScores) -> dict[str, Any]:
+    """What the study takes of a case."""
+    values = {name: score.value for name, score in scores.scores.items()}
+    reasons = {name: s.reason for name, s in scores.scores.items() if s.reason is not None}
+    if "roc_auc" in values:
+        values["auc"] = values["roc_auc"]
+        if "roc_auc" in reasons:
+            reasons["auc"] = reasons["roc_auc"]
+    else:  # a mask is a classifier of one threshold
+        values["auc"] = (values["sensitivity"] + values["specificity"]) / 2
+        why = reasons.get("sensitivity") or reasons.get("specificity")
+        if why:
+            reasons["auc"] = why
+    there, met = Counter[str](), Counter[str]()
+    for lesion in scores.lesions.reference:
+        there[lesion.size_bin] += 1
+        met[lesion.size_bin] += lesion.matched
+    return {
+        "values": values,
+        "reasons": reasons,
+        "lesions": {name: there[name] for name in SIZE_BINS},
+        "found": {name: met[name] for name in SIZE_BINS},
+    }
+
+
+def _times(case: Case, prediction: Path | None) -> dict[str, float]:
+    """Seconds by hand and by the model; the model's from run.json where the table has none."""
+    times = {name: float(case.row[name]) for name in TIMES if case.row.get(name)}
+    if "model_time_s" not in times and prediction is not None:
+        try:
+            record = json.loads(prediction.with_name("run.json").read_text(encoding="utf-8"))
+            times["model_time_s"] = math.fsum(record["seconds_by_stage"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            pass  # a mask of somebody else's has no such record
+    return times
+
+
+def merged(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """One row per patient: the mean of what is defined over the patient's cases.
+
+    Lesions are added up. A column that differs between cases is empty.
+    """
+    patients: dict[str, list[Row]] = {}
+    for row in rows:
+        patients.setdefault(row.patient, []).append(row)
+    return tuple(group[0] if len(group) == 1 else _one(group) for group in patients.values())
+
+
+def _one(rows: Sequence[Row]) -> Row:
+    values, reasons = {}, {}
+    for name in dict.fromkeys(name for row in rows for name in row.values):
+        defined = [row.value(name) for row in rows if not math.isnan(row.value(name))]
+        values[name] = math.fsum(defined) / len(defined) if defined else math.nan
+        if not defined:
+            reasons[name] = rows[0].reasons.get(name, "no value")
+    shared = {
+        name: text if all(row.columns.get(name) == text for row in rows) else ""
+        for name, text in rows[0].columns.items()
+    }
+    add = [
+        {name: sum(getattr(row, kind).get(name, 0) for row in rows) for name in SIZE_BINS}
+        for kind in ("found", "lesions")
+    ]
+    return Row(rows[0].patient, len(rows), values, reasons, shared, add[0], add[1])
