@@ -30,8 +30,13 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 TOLD = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
 COMMAND_LINE = typer.main.get_command(app)
 LEAVES = {
-    **{n: c for n, c in COMMAND_LINE.commands.items() if n != "models"},
-    **{f"models {n}": c for n, c in COMMAND_LINE.commands["models"].commands.items()},
+    **{n: c for n, c in COMMAND_LINE.commands.items() if not hasattr(c, "commands")},
+    **{
+        f"{group} {n}".removesuffix(" run"): c
+        for group, inside in COMMAND_LINE.commands.items()
+        if hasattr(inside, "commands")
+        for n, c in inside.commands.items()
+    },
 }
 FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")

@@ -29,6 +29,7 @@ from brainmets.apps.options import (
     SeriesOption,
     ThreadsOption,
 )
+from brainmets.apps.study import study as study_commands
 from brainmets.apps.terminal import print_mapping, print_table, screen
 from brainmets.errors import BrainmetsError, ReadError
 
@@ -48,6 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models, name="models")
+app.add_typer(study_commands, name="study")
 
 
 @app.callback(invoke_without_command=True)
@@ -353,33 +355,6 @@ def evaluate(
         screen.print(f"warning: {warning}", markup=False, soft_wrap=True)
     if out:
         typer.echo(f"page: {out / 'evaluation.html'}")
-
-
-@app.command()
-def study(
-    file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="What to compare.")],
-    out: OutOption,
-    workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
-) -> None:
-    """Make a paper's tables, tests and figures from predictions and clinical tables."""
-    from brainmets.apps.progress import steps
-    from brainmets.evaluation.paper.run import run_paper
-    from brainmets.evaluation.paper.words import name_of, number
-
-    with steps(screen, "scoring") as progress:
-        results = run_paper(file, out, workers=workers, progress=progress)
-    rows = [row for row in results.tables["results"] if row["subgroup"] == "all"]
-    shown = [
-        (
-            row["cohort"], name_of(row["measure"]), str(row["patients"]), number(row["mean"]),
-            f"{number(row['mean_low'])} to {number(row['mean_high'])}",
-        )
-        for row in rows
-    ]  # fmt: skip
-    print_table("Per patient", ("cohort", "score", "n", "mean", "95 % interval"), shown)
-    for warning in results.warnings:
-        screen.print(f"warning: {warning}", markup=False, soft_wrap=True)
-    typer.echo(f"page: {out / 'study.html'}")
 
 
 @app.command()

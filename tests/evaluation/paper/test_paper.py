@@ -362,3 +362,70 @@ def test_a_study_file_that_makes_no_sense_is_refused(tmp_path, text, said):
         read_study(tmp_path / "study.toml")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_study(tmp_path / "absent.toml")
+
+
+def degraded(folder):
+    """A second study of the same patients: every third prediction is lost."""
+    shutil.copytree(folder / "in", folder / "worse")
+    shutil.copytree(folder / "ex", folder / "worse-ex")
+    for name in ("worse/in000", "worse/in003"):
+        write_mask(folder / name / "mask.nii.gz", np.zeros(GRID.shape, np.uint8))
+    text = STUDY.replace('predictions = "in"', 'predictions = "worse"')
+    (folder / "worse.toml").write_text(
+        text.replace('predictions = "ex"', 'predictions = "worse-ex"')
+    )
+    return folder / "worse.toml"
+
+
+def test_two_models_are_compared_patient_by_patient(small, capsys):
+    run_paper(small / "study.toml", small / "a")
+    run_paper(degraded(small), small / "b")
+    assert run("study", "compare", small / "a", small / "b", "-o", small / "c.csv") == 0
+    assert "Dice" in capsys.readouterr().out
+    with (small / "c.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    dice = one(rows, cohort="internal", measure="dice")
+    a, b = (
+        {p["patient"]: float(p["dice"]) for p in table(small / n, "patients")} for n in ("a", "b")
+    )
+    apart = [a[f"pin00{n}"] - b[f"pin00{n}"] for n in range(4)]
+    assert float(dice["difference"]) == pytest.approx(np.mean(apart), rel=1e-4)
+    found = one(rows, cohort="internal", measure="any lesion found")
+    assert float(found["difference"]) == 0.5
+    same = one(rows, cohort="external", measure="dice")
+    assert float(same["difference"]) == 0
+    assert same["reason"] == "all pairs are equal"
+    swapped = run_paper(small / "study.toml", small / "a")
+    assert swapped.tables["results"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda f: (f / "b" / "patients.csv").unlink(), "b: no patients.csv"),
+        (lambda f: (f / "b" / "study.json").write_text("{}"), "b: no study.json"),
+        (
+            lambda f: (f / "b" / "patients.csv").write_text(
+                (f / "b" / "patients.csv").read_text().replace("pin002", "other")
+            ),
+            "patient 'pin002' of cohort 'internal' is in a only",
+        ),
+        (
+            lambda f: (f / "b" / "patients.csv").write_text(
+                re.sub(
+                    r"(internal,pin001,.*)$",
+                    lambda m: re.sub(r"\b\d{2,}(\.\d+)?,", "7,", m[1]),
+                    (f / "b" / "patients.csv").read_text(),
+                    flags=re.MULTILINE,
+                )
+            ),
+            "patient 'pin001' of cohort 'internal': reference_mm3",
+        ),
+    ],
+)
+def test_studies_of_other_patients_are_not_compared(small, capsys, spoil, said):
+    for name in ("a", "b"):
+        run_paper(small / "study.toml", small / name)
+    spoil(small)
+    assert run("study", "compare", small / "a", small / "b") == 2
+    assert said in capsys.readouterr().err

@@ -142,7 +142,7 @@ def _write(
     sweep(place.parent)
     with whole_folder(place) as temporary:
         for name, rows in tables.items():
-            _write_csv(temporary / f"{name}.csv", rows)
+            write_csv(temporary / f"{name}.csv", rows)
         for name, data in contents.items():
             with whole_file(temporary / name) as file:
                 file.write_bytes(data)
@@ -176,7 +176,12 @@ def _patients(study: Study, groups: Sequence[Group]) -> list[Cells]:
     ]
 
 
-def _write_csv(path: Path, rows: Sequence[Cells]) -> None:
+def write_csv(path: Path, rows: Sequence[Cells]) -> None:
+    """Write rows of the same keys; the header is the keys, NaN an empty field.
+
+    Raises:
+        WriteError: the place cannot be written to.
+    """
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if rows:
