@@ -265,8 +265,8 @@ def _study(result: dict[str, Any]) -> str:
         [[n, *(f"{100 * c[name]:.1f} %" for name in names)] for n, c in rows["coverage"].items()],
     )
     told = (
-        f"{rows['cohorts']} simulated cohorts of {rows['patients']} patients' rows in which nothing "
-        f"differs. Each of {rows['tests']} tests rejects at 0.05 in "
+        f"{rows['cohorts']} simulated cohorts of {rows['patients']} patients' rows in which "
+        f"nothing differs. Each of {rows['tests']} tests rejects at 0.05 in "
         f"{100 * rejected['least']:.1f} to {100 * rejected['most']:.1f} %; after Holm's adjustment "
         f"{100 * rows['families_after_holm']:.1f} % of the families hold a false rejection. How "
         "often 95 % intervals hold the truth, of skewed scores:"

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 from brainmets.apps import cli
+from brainmets.cohort import read_cohort
 from brainmets.errors import ConfigError
 from brainmets.evaluation.paper import rows as paper_rows
 from brainmets.evaluation.paper.plan import Subgroup, read_study
 from brainmets.evaluation.paper.rows import Row, merged
 from brainmets.evaluation.paper.run import run_paper
+from brainmets.evaluation.study import run_study
+from brainmets.io import nifti
 from brainmets.volume import Grid
 from study_files import GRID, STUDY, ball, write_mask, write_rows, write_study
 
@@ -202,7 +205,7 @@ def test_one_patient_in_a_group_is_not_compared_and_ties_are(small):
         measure="lesion_sensitivity",
     )  # fmt: skip
     assert ties["reason"] == "all values are equal"
-    assert any("sex, dice: not compared" in warning for warning in results.warnings)
+    assert any("dice not compared by sex" in warning for warning in results.warnings)
 
 
 def test_scans_of_a_patient_count_as_one(small):
@@ -362,6 +365,39 @@ def test_a_study_file_that_makes_no_sense_is_refused(tmp_path, text, said):
         read_study(tmp_path / "study.toml")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_study(tmp_path / "absent.toml")
+
+
+def test_the_free_response_curve_is_that_of_evaluate(small):
+    rows = table_tsv(small / "ex.tsv")
+    for row in rows:
+        mask = small / "ex" / row["case"] / "mask.nii.gz"
+        likely = nifti.read(mask).volume
+        data = np.asarray(likely.data, np.float32) * 0.8
+        data[:2, :2, :2] = 0.7
+        nifti.write(likely.with_data(data), mask.with_name("probability.nii.gz"))
+    results = run_paper(small / "study.toml", small / "out")
+    summary = run_study(small / "ex", read_cohort(small / "ex.tsv"))
+    points = {r["false_positives_per_scan"]: r["sensitivity"] for r in results.tables["froc"]}
+    assert points == {
+        p["allowed"]: p["sensitivity"]["value"] for p in summary["froc"]["operating_points"]
+    }
+    assert set(results.curves) == {"external"}
+    (small / "ex" / "ex000" / "probability.nii.gz").unlink()
+    told = run_paper(small / "study.toml", small / "out").warnings
+    assert any("1 scans have no probabilities" in warning for warning in told)
+
+
+def test_the_page_shows_the_worst_and_the_best(made):
+    page = (made / "out" / "study.html").read_text(encoding="utf-8")
+    dice = {p["case"]: float(p["dice"]) for p in _cases(made)}
+    shown = [dice[name] for name in re.findall(r"<h3>(ex\d+): Dice", page)]
+    ranked = sorted(value for value in dice.values() if value < 1)
+    assert shown == [*ranked[:4], *ranked[-2:]]
+
+
+def _cases(made):
+    rows = [p for p in table(made / "out", "patients") if p["cohort"] == "external"]
+    return [{**row, "case": row["patient"][1:]} for row in rows]
 
 
 def degraded(folder):

@@ -41,6 +41,8 @@ def figures_of(study: Study, group: Group, results: Results) -> dict[str, dict[s
         plots[f"by-{column}"] = (_strips(values, study.tested[0].replace("_", " ")), (4.7, 3.3))
     if len(group.rows) > 1:
         plots["volumes"] = (_bland_altman(group), (4.7, 3.3))
+    if group.part.name in results.curves:
+        plots["froc"] = (_froc(results.curves[group.part.name]), (4.7, 3.3))
     times = [(r.value("manual_time_s"), r.value("model_time_s")) for r in group.rows]
     both = [pair for pair in times if not math.isnan(sum(pair))]
     if both:
@@ -125,6 +127,18 @@ def _bland_altman(group: Group) -> Plot:
         for height, style in ((bias, "-"), (bias - 1.96 * sd, "--"), (bias + 1.96 * sd, "--")):
             axes.axhline(height, color=OTHER, linewidth=1.1, linestyle=style)
         axes.set(xlabel="mean of both volumes, mL", ylabel="predicted − reference, mL")
+
+    return plot
+
+
+def _froc(found: Mapping[str, Any]) -> Plot:
+    def plot(axes: "Axes") -> None:
+        curve = found["curve"]
+        x = curve["false_positives_per_scan"]
+        axes.fill_between(x, curve["low"], curve["high"], color=MAIN, alpha=0.15, linewidth=0)
+        axes.plot(x, curve["sensitivity"], color=MAIN, drawstyle="steps-post")
+        axes.set(xlabel="false positives per scan", ylabel="lesion sensitivity")
+        axes.set(xlim=(0, max(x)), ylim=(0, 1.02))
 
     return plot
 

@@ -11,6 +11,7 @@ from brainmets.evaluation.paper.plan import Study
 from brainmets.evaluation.paper.results import ALL, Cells, Results
 from brainmets.evaluation.paper.rows import Group
 from brainmets.evaluation.paper.words import findings, methods, name_of, number, p_text
+from brainmets.evaluation.pictures import WorstCase
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def render(  # what the page shows
     results: Results,
     figures: Mapping[str, Mapping[str, Mapping[str, bytes]]],
     settings: Mapping[str, Any],
+    pictures: Mapping[str, Sequence[WorstCase]],
 ) -> str:
     """The page as text; the same results give the same text.
 
@@ -53,6 +55,7 @@ def render(  # what the page shows
         results: the tables.
         figures: by cohort, name and format.
         settings: seeds, versions, hashes.
+        pictures: of each cohort's cases of lowest and highest Dice.
     """
     scored = [
         g for g in groups if any(r["cohort"] == g.part.name for r in results.tables["results"])
@@ -73,6 +76,8 @@ def render(  # what the page shows
             lesions=_lesions(scored, results),
             agreement=_agreement(scored, results),
             undefined=_undefined(results),
+            froc=_froc(results),
+            pictures=pictures,
             warnings=results.warnings,
             figures=[
                 (cohort, name, f"{cohort_file(cohort)}-{name}", _uri(files["svg"]))
@@ -237,6 +242,18 @@ def _lesions(groups: Sequence[Group], results: Results) -> Table:
         lines.append(line)
     header = ["size", *(f"{n}: {what}" for n in names for what in ("found", "sensitivity"))]
     return Table("Lesions found, by equivalent diameter", header, lines)
+
+
+def _froc(results: Results) -> Table:
+    lines = [
+        [
+            Cell(row["cohort"]),
+            Cell(f"{row['false_positives_per_scan']:g}"),
+            _value(results, "froc", row, "sensitivity"),
+        ]
+        for row in results.tables["froc"]
+    ]
+    return Table("Free response", ["cohort", "false positives per scan", "sensitivity"], lines)
 
 
 def _agreement(groups: Sequence[Group], results: Results) -> Table:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from brainmets.evaluation.froc_intervals import froc_summary
 from brainmets.evaluation.lesionwise import SIZE_BINS
 from brainmets.evaluation.paper.comparisons import (
     FEW,
@@ -44,17 +45,20 @@ class Results:
 
     Attributes:
         tables: ``table1``, ``results``, ``tests``, ``times``, ``lesions``, ``agreement``,
-            ``undefined``.
+            ``froc``, ``undefined``.
+        curves: free-response curve of each cohort that has one.
         warnings: what a reader must know before believing an interval.
     """
 
     tables: Mapping[str, Sequence[Cells]]
     warnings: tuple[str, ...]
+    curves: Mapping[str, Mapping[str, Any]]
 
 
 def results_of(study: Study, groups: Sequence[Group]) -> Results:
     """All tables; the same patients and study give the same numbers."""
     scored = [group for group in groups if group.part.role != DESCRIBED]
+    curves = {group.part.name: _froc(study, group) for group in scored}
     tables = {
         "table1": [row for group in groups for row in _table1(study, group)],
         "results": [row for group in scored for row in _described(study, group)],
@@ -62,9 +66,13 @@ def results_of(study: Study, groups: Sequence[Group]) -> Results:
         "times": [row for group in scored for row in _times(study, group)],
         "lesions": [row for group in scored for row in _lesions(study, group)],
         "agreement": [row for group in scored for row in _agreement(study, group)],
+        "froc": [row for name, curve in curves.items() for row in _points(name, curve)],
         "undefined": [row for group in scored for row in _undefined(study, group)],
     }
-    return Results(tables, tuple(_warnings(study, scored, tables)))
+    told = [*_warnings(study, scored, tables)]
+    told += [f"{n}: no free-response curve ({c['reason']})" for n, c in curves.items() if c["told"]]
+    drawn = {name: curve for name, curve in curves.items() if not curve["reason"]}
+    return Results(tables, tuple(told), drawn)
 
 
 def split_rows(subgroup: Subgroup, rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -258,6 +266,34 @@ def _lesions(study: Study, group: Group) -> Iterator[Cells]:
         }  # fmt: skip
 
 
+def _froc(study: Study, group: Group) -> dict[str, Any]:
+    """The free-response curve, if every scan has probabilities by one rule."""
+    scans = [(n, c) for n, row in enumerate(group.rows) for c in row.candidates]
+    without = sum(row.cases for row in group.rows) - len(scans)
+    reason = "" if scans else "no probabilities"
+    if scans and without:
+        reason = f"{without} scans have no probabilities"
+    if len({c.rule for _, c in scans}) > 1:
+        reason = "predicted by different decision rules"
+    if not sum(c.scan.lesions for _, c in scans):
+        reason = reason or "no lesions"
+    if reason:
+        return {"reason": reason, "told": bool(scans)}
+    weights = draw(len(group.rows), _rng(study), study.resamples)
+    found = froc_summary([c.scan for _, c in scans], [n for n, _ in scans], weights)
+    return {"reason": "", "told": False, **found}
+
+
+def _points(cohort: str, curve: Mapping[str, Any]) -> Iterator[Cells]:
+    for point in curve.get("operating_points", ()):
+        sensitivity = point["sensitivity"]
+        yield {
+            "cohort": cohort, "false_positives_per_scan": point["allowed"],
+            "sensitivity": sensitivity["value"], "low": sensitivity["interval"]["low"],
+            "high": sensitivity["interval"]["high"],
+        }  # fmt: skip
+
+
 def patients_of(rows: Sequence[Row]) -> tuple[Patient, ...]:
     """For agreement: counts and volumes, a patient's several cases added up."""
     return tuple(
@@ -309,17 +345,28 @@ def _warnings(
                 f"{group.part.name}: {len(group.rows)} patients; below {FEW} intervals cover less "
                 "often than they say"
             )
+    skipped: dict[tuple[str, str, str], list[str]] = {}
     for row in tables["tests"]:
         if row["reason"]:
-            yield (
-                f"{row['cohort']}, {row['subgroup']}, {row['measure']}: not compared "
-                f"({row['reason']})"
-            )
-    small = sorted({(r["cohort"], r["subgroup"]) for r in tables["tests"] if r["few"]})
-    for cohort, column in small:
-        yield (
-            f"{cohort}, {column}: a group of fewer than {FEW} patients; a difference not shown "
-            "there is no sign that there is none"
-        )
+            key = (row["cohort"], row["measure"], row["reason"])
+            skipped.setdefault(key, []).append(row["subgroup"])
+    for (cohort, measure, reason), columns in skipped.items():
+        yield f"{cohort}: {measure} not compared by {', '.join(columns)} ({reason})"
+    yield from _small(tables["tests"])
     if study.subgroups and not tables["times"]:
         yield "no patient has both a manual and a model time; times are not compared"
+
+
+def _small(tests: Sequence[Cells]) -> Iterator[str]:
+    """Columns of which a group has too few patients."""
+    small: dict[str, list[str]] = {}
+    for row in tests:
+        columns = small.setdefault(row["cohort"], [])
+        if row["few"] and row["subgroup"] not in columns:
+            columns.append(row["subgroup"])
+    for cohort, columns in small.items():
+        if columns:
+            yield (
+                f"{cohort}: groups of fewer than {FEW} patients by {', '.join(columns)}; a "
+                "difference not shown there is no sign that there is none"
+            )

@@ -16,13 +16,30 @@ from brainmets.concurrency import in_order
 from brainmets.errors import CohortError, ConfigError
 from brainmets.evaluation.case import CaseScores
 from brainmets.evaluation.evaluate import evaluate, files_of, require_references
+from brainmets.evaluation.froc import Candidate, ScanCandidates
 from brainmets.evaluation.lesionwise import SIZE_BINS
 from brainmets.evaluation.paper.plan import DESCRIBED, Part, Study
 from brainmets.io.storage import write_json
 
 TIMES = ("manual_time_s", "model_time_s")
+KEPT = {"values", "reasons", "found", "lesions", "candidates"}
+"""Of a case, as JSON."""
+
 COMPUTED = ("reference_lesions", "reference_mm3", "predicted_lesions")
 """Scores by which patients may be told apart as by a column of the table."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Of one scan.
+
+    Attributes:
+        scan: what was announced, and how many lesions there are.
+        rule: what made them: lowest probability and smallest volume in mm³.
+    """
+
+    scan: ScanCandidates
+    rule: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,7 @@ class Row:
         columns: the table's, as text; those that differ between a patient's cases are empty.
         found: lesions found of each size bin.
         lesions: lesions there of each size bin.
+        candidates: for the free-response curve, of each scan that has probabilities.
     """
 
     patient: str
@@ -46,6 +64,7 @@ class Row:
     columns: Mapping[str, str] = field(default_factory=dict)
     found: Mapping[str, int] = field(default_factory=dict)
     lesions: Mapping[str, int] = field(default_factory=dict)
+    candidates: tuple[Candidates, ...] = ()
 
     def value(self, name: str) -> float:
         """A score or time, NaN where there is none."""
@@ -59,16 +78,16 @@ class Group:
     Attributes:
         part: what the study file says of it.
         rows: one a patient, in the table's order.
+        cases: where their files lie, in the table's order.
         listed: cases in the table.
         left_out: cases of another split.
-        shared: patients that occur in another cohort too.
     """
 
     part: Part
     rows: tuple[Row, ...]
+    cases: tuple[Case, ...]
     listed: int
     left_out: int
-    shared: tuple[str, ...] = ()
 
 
 def gather(
@@ -110,7 +129,7 @@ def gather(
                 done += 1
                 if progress is not None:
                     progress(done, total)
-        groups.append(Group(part, merged(rows), listed, listed - len(cases)))
+        groups.append(Group(part, merged(rows), cases, listed, listed - len(cases)))
     return _require_apart(groups)
 
 
@@ -188,7 +207,16 @@ def _row(job: _Job) -> Row:
         reasons=stored["reasons"],
         found=stored["found"],
         lesions=stored["lesions"],
+        candidates=_candidates(stored["candidates"]),
     )
+
+
+def _candidates(stored: Mapping[str, Any] | None) -> tuple[Candidates, ...]:
+    if stored is None:
+        return ()
+    announced = tuple(Candidate(score, frozenset(hits)) for score, hits in stored["announced"])
+    low, smallest = stored["rule"]
+    return (Candidates(ScanCandidates(announced, stored["lesions"]), (low, smallest)),)
 
 
 def _stored(path: Path) -> dict[str, Any] | None:
@@ -196,7 +224,7 @@ def _stored(path: Path) -> dict[str, Any] | None:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    whole = isinstance(stored, dict) and stored.keys() >= {"values", "reasons", "found", "lesions"}
+    whole = isinstance(stored, dict) and stored.keys() >= KEPT
     return stored if whole else None
 
 
@@ -222,6 +250,17 @@ def _plain(scores: CaseScores) -> dict[str, Any]:
         "reasons": reasons,
         "lesions": {name: there[name] for name in SIZE_BINS},
         "found": {name: met[name] for name in SIZE_BINS},
+        "candidates": _announced(scores),
+    }
+
+
+def _announced(scores: CaseScores) -> dict[str, Any] | None:
+    if scores.candidates is None or scores.candidate_rule is None:
+        return None
+    return {
+        "announced": [[c.score, sorted(c.hits)] for c in scores.candidates.candidates],
+        "lesions": scores.candidates.lesions,
+        "rule": [scores.candidate_rule.low, scores.candidate_rule.smallest_mm3],
     }
 
 
@@ -263,4 +302,5 @@ def _one(rows: Sequence[Row]) -> Row:
         {name: sum(getattr(row, kind).get(name, 0) for row in rows) for name in SIZE_BINS}
         for kind in ("found", "lesions")
     ]
-    return Row(rows[0].patient, len(rows), values, reasons, shared, add[0], add[1])
+    announced = tuple(scan for row in rows for scan in row.candidates)
+    return Row(rows[0].patient, len(rows), values, reasons, shared, add[0], add[1], announced)

@@ -13,12 +13,15 @@ import numpy as np
 import scipy
 
 import brainmets
+from brainmets.cohort import Cohort
 from brainmets.errors import WriteError
+from brainmets.evaluation.evaluate import evaluate
 from brainmets.evaluation.paper.figures import figures_of
 from brainmets.evaluation.paper.page import cohort_file, render
 from brainmets.evaluation.paper.plan import DESCRIBED, Study, read_study
 from brainmets.evaluation.paper.results import Cells, Results, results_of
 from brainmets.evaluation.paper.rows import Group, gather
+from brainmets.evaluation.pictures import WorstCase, worst_cases
 from brainmets.io.storage import (
     destination,
     require_own,
@@ -29,6 +32,9 @@ from brainmets.io.storage import (
 )
 
 RECORD = "study.json"
+LOWEST, HIGHEST = 4, 2
+"""Cases to show of each cohort."""
+
 SIGNS = ("study", "files", "warnings")
 """Keys by which the record is known for one of ours."""
 
@@ -70,9 +76,30 @@ def run_paper(
         if group.part.role != DESCRIBED
     }
     settings = settings_of(study, groups)
-    page = render(study, groups, results, figures, settings)
+    pictures = {g.part.name: _pictures(study, g, file.parent) for g in groups}
+    page = render(study, groups, results, figures, settings, pictures)
     _write(place, (study, groups, results), figures, page, settings)
     return results
+
+
+def _pictures(study: Study, group: Group, folder: Path) -> tuple[WorstCase, ...]:
+    """The cases of lowest and of highest Dice below 1, of patients with one scan."""
+    if group.part.role == DESCRIBED:
+        return ()
+    cases = {case.row.get("patient") or case.case_id: case for case in group.cases}
+    dice = [
+        (row.value("dice"), n, cases[row.patient])
+        for n, row in enumerate(group.rows)
+        if row.cases == 1 and row.value("dice") < 1
+    ]
+    ranked = [case for _, _, case in sorted(dice, key=lambda entry: entry[:2])]
+    chosen = ranked[:LOWEST] + ranked[LOWEST:][-HIGHEST:]
+    if not chosen:
+        return ()
+    predictions = folder / group.part.predictions if group.part.predictions else None
+    cohort, labels = Cohort(tuple(chosen)), study.target or None
+    scores = evaluate(predictions, cohort, target_labels=labels)
+    return worst_cases(scores, cohort, predictions, target_labels=labels)
 
 
 def settings_of(study: Study, groups: Sequence[Group]) -> dict[str, Any]:

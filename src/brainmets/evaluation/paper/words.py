@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import brainmets
@@ -10,7 +11,7 @@ from brainmets.evaluation.paper.results import ALL, BETWEEN, Cells, Results
 from brainmets.evaluation.paper.rows import Group
 
 LEVEL = 0.05
-NAMES = {"dice": "Dice (F1)", "iou": "IoU", "mcc": "MCC", "auc": "AUC"}
+NAMES = {"dice": "Dice (F1)", "iou": "IoU", "mcc": "MCC", "auc": "AUC", "lesion_f1": "lesion F1"}
 
 
 def name_of(measure: str) -> str:
@@ -32,20 +33,39 @@ def p_text(p: float) -> str:
     return "undefined" if math.isnan(p) else "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
-def findings(study: Study, groups: Sequence[Group], results: Results) -> list[str]:
-    """One paragraph a cohort, and one between cohorts."""
-    names = [row["cohort"] for row in results.tables["results"]]
-    paragraphs = []
+@dataclass(frozen=True)
+class Findings:
+    """What was found in one cohort, or between cohorts.
+
+    Attributes:
+        title: of the cohort.
+        scores: a sentence.
+        differences: a sentence each.
+        times: a sentence, or nothing.
+    """
+
+    title: str
+    scores: str
+    differences: tuple[str, ...]
+    times: str
+
+
+def findings(study: Study, groups: Sequence[Group], results: Results) -> list[Findings]:
+    """One a cohort, and one between cohorts."""
+    names = {row["cohort"] for row in results.tables["results"]}
+    tests = results.tables["tests"]
+    told = []
     for group in groups:
         name = group.part.name
-        if name not in names:
-            continue
-        parts = [_scores(study, group, results), _differences(name, results)]
-        paragraphs.append(" ".join(part for part in [*parts, _times(name, results)] if part))
-    between = [row for row in results.tables["tests"] if row["subgroup"] == BETWEEN]
+        if name in names:
+            mine = [r for r in tests if r["cohort"] == name and r["subgroup"] != BETWEEN]
+            sentences = tuple(map(_difference, mine))
+            told.append(Findings(name, _scores(study, group, results), sentences,
+                                 _times(name, results)))  # fmt: skip
+    between = [row for row in tests if row["subgroup"] == BETWEEN]
     if between:
-        paragraphs.append(" ".join(_difference(row) for row in between))
-    return paragraphs
+        told.append(Findings("between cohorts", "", tuple(map(_difference, between)), ""))
+    return told
 
 
 def _scores(study: Study, group: Group, results: Results) -> str:
@@ -54,21 +74,16 @@ def _scores(study: Study, group: Group, results: Results) -> str:
         for row in results.tables["results"]
         if row["cohort"] == group.part.name and row["subgroup"] == ALL and row["patients"]
     ]
-    told = "; ".join(
-        f"{name_of(row['measure'])} {number(row['mean'])} "
-        f"(95 % CI {number(row['mean_low'])} to {number(row['mean_high'])})"
-        for row in rows
-        if row["measure"] in study.measures
-    )
+    told = "; ".join(_mean(row) for row in rows if row["measure"] in study.measures)
     count = len(group.rows)
     return f"In the {group.part.name} cohort of {count} patients, per-patient means were: {told}."
 
 
-def _differences(cohort: str, results: Results) -> str:
-    rows = [
-        r for r in results.tables["tests"] if r["cohort"] == cohort and r["subgroup"] != BETWEEN
-    ]
-    return " ".join(_difference(row) for row in rows)
+def _mean(row: Cells) -> str:
+    text = f"{name_of(row['measure'])} {number(row['mean'])}"
+    if math.isnan(row["mean_low"]):
+        return text
+    return f"{text} (95 % CI {number(row['mean_low'])} to {number(row['mean_high'])})"
 
 
 def _difference(row: Cells) -> str:
