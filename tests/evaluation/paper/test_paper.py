@@ -382,6 +382,12 @@ def test_the_free_response_curve_is_that_of_evaluate(small):
         p["allowed"]: p["sensitivity"]["value"] for p in summary["froc"]["operating_points"]
     }
     assert set(results.curves) == {"external"}
+    bins = [r for r in results.tables["calibration"] if r["cohort"] == "external"]
+    assert bins[8]["mean_probability"] == pytest.approx(0.8)
+    assert sum(r["voxels"] for r in bins[:-1]) == 3 * np.prod(GRID.shape)
+    assert {"external-froc.pdf", "external-calibration.svg"} <= contents(small / "out").keys()
+    row = one(results.tables["agreement"], cohort="external", measure="patient_auc")
+    assert row["reason"] == "all are of one class"
     (small / "ex" / "ex000" / "probability.nii.gz").unlink()
     told = run_paper(small / "study.toml", small / "out").warnings
     assert any("1 scans have no probabilities" in warning for warning in told)

@@ -9,8 +9,15 @@ import numpy as np
 
 from brainmets.evaluation.figures import INK, MAIN, OTHER, SOFT, STYLE
 from brainmets.evaluation.paper.plan import Study
-from brainmets.evaluation.paper.results import Cells, Results, patients_of, split_rows
+from brainmets.evaluation.paper.results import (
+    Cells,
+    Results,
+    patient_scores,
+    patients_of,
+    split_rows,
+)
 from brainmets.evaluation.paper.rows import Group
+from brainmets.evaluation.paper.words import name_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,18 +38,24 @@ def figures_of(study: Study, group: Group, results: Results) -> dict[str, dict[s
     """The figures of one cohort by name and format; one without data is left out."""
     plots: dict[str, tuple[Plot, tuple[float, float]]] = {}
     shown = [m for m in SHARES if m in study.measures]
-    series = {m.replace("_", "\n"): [row.value(m) for row in group.rows] for m in shown}
+    series = {name_of(m).replace(" ", "\n"): [row.value(m) for row in group.rows] for m in shown}
     if any(not math.isnan(v) for values in series.values() for v in values):
         plots["measures"] = (_strips(series, "per patient"), (7.2, 3.6))
     forest = _forest_rows(group, results)
     if forest:
         plots["subgroups"] = (_forest(forest), (7.2, 0.9 + 0.3 * len(forest)))
     for column, values in _by_subgroup(study, group).items():
-        plots[f"by-{column}"] = (_strips(values, study.tested[0].replace("_", " ")), (4.7, 3.3))
+        plots[f"by-{column}"] = (_strips(values, name_of(study.tested[0])), (4.7, 3.3))
     if len(group.rows) > 1:
         plots["volumes"] = (_bland_altman(group), (4.7, 3.3))
     if group.part.name in results.curves:
         plots["froc"] = (_froc(results.curves[group.part.name]), (4.7, 3.3))
+    rows = [r for r in results.tables["calibration"] if r["cohort"] == group.part.name]
+    if rows:
+        plots["calibration"] = (_calibration(rows[:-1]), (4.7, 3.3))
+    surest, ill = patient_scores(group)
+    if any(ill) and not all(ill):
+        plots["roc"] = (_roc(surest, ill), (4.7, 3.3))
     times = [(r.value("manual_time_s"), r.value("model_time_s")) for r in group.rows]
     both = [pair for pair in times if not math.isnan(sum(pair))]
     if both:
@@ -106,10 +119,7 @@ def _forest(rows: Sequence[Cells]) -> Plot:
                 axes.plot([row["low"], row["high"]], [place, place], color=MAIN, linewidth=2)
             axes.plot([row["size"]], [place], "s", color=MAIN, markersize=5)
         axes.axvline(0, color=OTHER, linewidth=1)
-        texts = [
-            f"{row['measure'].replace('_', ' ')}, {row['subgroup']}: {row['groups']}"
-            for row in rows
-        ]
+        texts = [f"{name_of(row['measure'])}, {row['subgroup']}: {row['groups']}" for row in rows]
         axes.set_yticks(range(len(rows)), texts, fontsize=8)
         axes.set(xlim=(-1, 1), xlabel="Cliff's delta, first group against second")
         axes.invert_yaxis()
@@ -139,6 +149,37 @@ def _froc(found: Mapping[str, Any]) -> Plot:
         axes.plot(x, curve["sensitivity"], color=MAIN, drawstyle="steps-post")
         axes.set(xlabel="false positives per scan", ylabel="lesion sensitivity")
         axes.set(xlim=(0, max(x)), ylim=(0, 1.02))
+
+    return plot
+
+
+def _calibration(rows: Sequence[Cells]) -> Plot:
+    def plot(axes: "Axes") -> None:
+        axes.plot([0, 1], [0, 1], color=OTHER, linewidth=1, label="as probable as said")
+        for row in rows:
+            if not math.isnan(row["low"]):
+                axes.plot([row["mean_probability"]] * 2, [row["low"], row["high"]], color=MAIN)
+        x, y = ([row[key] for row in rows] for key in ("mean_probability", "share"))
+        axes.plot(x, y, "o", color=MAIN, markersize=4)
+        axes.set(xlabel="mean probability of the voxels", ylabel="share of them that is lesion")
+        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+        axes.legend(loc="upper left")
+
+    return plot
+
+
+def _roc(values: Sequence[float], truth: Sequence[bool]) -> Plot:
+    """Patients with any metastasis against those without, by their surest candidate."""
+
+    def plot(axes: "Axes") -> None:
+        said, ill = np.array(values), np.array(truth)
+        cuts = [math.inf, *sorted(set(values), reverse=True)]
+        sensitivity = [float((said[ill] >= cut).mean()) for cut in cuts]
+        alarms = [float((said[~ill] >= cut).mean()) for cut in cuts]
+        axes.plot([0, 1], [0, 1], color=OTHER, linewidth=1)
+        axes.plot([*alarms, 1], [*sensitivity, 1], color=MAIN)
+        axes.set(xlabel="1 − patient specificity", ylabel="patient sensitivity")
+        axes.set(xlim=(0, 1), ylim=(0, 1.02))
 
     return plot
 

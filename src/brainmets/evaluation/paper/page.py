@@ -77,6 +77,7 @@ def render(  # what the page shows
             agreement=_agreement(scored, results),
             undefined=_undefined(results),
             froc=_froc(results),
+            calibration=_calibration(results),
             pictures=pictures,
             warnings=results.warnings,
             figures=[
@@ -256,6 +257,21 @@ def _froc(results: Results) -> Table:
     return Table("Free response", ["cohort", "false positives per scan", "sensitivity"], lines)
 
 
+def _calibration(results: Results) -> Table:
+    lines = [
+        [
+            Cell(row["cohort"]),
+            Cell(row["probability"]),
+            Cell(str(row["voxels"]), address(results, "calibration", row, "voxels")),
+            Cell(number(row["mean_probability"])),
+            _value(results, "calibration", row, "share"),
+        ]
+        for row in results.tables["calibration"]
+    ]
+    header = ["cohort", "probability", "voxels", "mean probability", "share that is lesion"]
+    return Table("Calibration of voxels' probabilities", header, lines)
+
+
 def _agreement(groups: Sequence[Group], results: Results) -> Table:
     rows = results.tables["agreement"]
     names = [group.part.name for group in groups]
@@ -263,7 +279,12 @@ def _agreement(groups: Sequence[Group], results: Results) -> Table:
     lines = [
         [
             Cell(measure.replace("_", " ")),
-            *(_value(results, "agreement", by[measure, n], "value") for n in names),
+            *(
+                _value(results, "agreement", by[measure, n], "value")
+                if (measure, n) in by
+                else Cell("–")
+                for n in names
+            ),
         ]
         for measure in dict.fromkeys(r["measure"] for r in rows)
     ]

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from brainmets.evaluation.calibration import BINS, expected_error
 from brainmets.evaluation.froc_intervals import froc_summary
 from brainmets.evaluation.lesionwise import SIZE_BINS
+from brainmets.evaluation.paper.auc import area
 from brainmets.evaluation.paper.comparisons import (
     FEW,
     Comparison,
@@ -26,17 +28,20 @@ from brainmets.evaluation.paper.families import (
 from brainmets.evaluation.paper.plan import DESCRIBED, Study, Subgroup
 from brainmets.evaluation.paper.rows import COMPUTED, Group, Row
 from brainmets.evaluation.patientwise import (
+    Z_95,
     Patient,
     any_metastasis,
     burden_agreement,
     count_agreement,
     statistics_of,
 )
-from brainmets.evaluation.statistics import bootstrap, draw, interval
+from brainmets.evaluation.statistics import bootstrap, draw, interval, percentile_interval
 
 Cells = dict[str, Any]
 ALL = "all"
 BETWEEN = "cohorts"
+ERROR = "expected error from 0.1"
+"""Of calibration, in the column of probabilities."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Results:
 
     Attributes:
         tables: ``table1``, ``results``, ``tests``, ``times``, ``lesions``, ``agreement``,
-            ``froc``, ``undefined``.
+            ``froc``, ``calibration``, ``undefined``.
         curves: free-response curve of each cohort that has one.
         warnings: what a reader must know before believing an interval.
     """
@@ -67,6 +72,7 @@ def results_of(study: Study, groups: Sequence[Group]) -> Results:
         "lesions": [row for group in scored for row in _lesions(study, group)],
         "agreement": [row for group in scored for row in _agreement(study, group)],
         "froc": [row for name, curve in curves.items() for row in _points(name, curve)],
+        "calibration": [row for group in scored for row in _calibration(study, group)],
         "undefined": [row for group in scored for row in _undefined(study, group)],
     }
     told = [*_warnings(study, scored, tables)]
@@ -208,7 +214,7 @@ def _comparison(made: Comparison | None) -> Cells:
             "low": nan, "high": nan, "excluded": 0, "few": False, "detectable": nan,
         }  # fmt: skip
     return {
-        "groups": "; ".join(f"{name} {size}" for name, size in made.sizes.items()),
+        "groups": "; ".join(f"{name} (n = {size})" for name, size in made.sizes.items()),
         "test": made.test, "statistic": made.statistic, "p": made.p, "effect": made.effect,
         "size": made.size, "low": made.low, "high": made.high, "excluded": made.excluded,
         "few": made.few, "detectable": nan,
@@ -321,6 +327,58 @@ def _agreement(study: Study, group: Group) -> Iterator[Cells]:
             "value": scores[name].value, "low": bounds.low, "high": bounds.high,
             "reason": scores[name].reason or bounds.reason or "",
         }  # fmt: skip
+    if any(row.candidates for row in group.rows):
+        yield _patient_auc(group)
+
+
+def patient_scores(group: Group) -> tuple[list[float], list[bool]]:
+    """The surest candidate of each patient with probabilities, and whether there is a lesion."""
+    rows = [row for row in group.rows if row.candidates]
+    return (
+        [max(c.surest for c in row.candidates) for row in rows],
+        [any(c.scan.lesions for c in row.candidates) for row in rows],
+    )
+
+
+def _patient_auc(group: Group) -> Cells:
+    found = area(*patient_scores(group))
+    half = Z_95 * math.sqrt(found.variance) if found.variance > 0 else math.nan
+    return {
+        "cohort": group.part.name, "measure": "patient_auc",
+        "patients": found.positives + found.negatives, "value": found.value,
+        "low": max(found.value - half, 0), "high": min(found.value + half, 1),
+        "reason": found.reason or "",
+    }  # fmt: skip
+
+
+def _calibration(study: Study, group: Group) -> Iterator[Cells]:
+    """Share of lesion by probability, intervals drawn by patient; the last row is the error."""
+    rows = [row for row in group.rows if row.candidates]
+    if not rows:
+        return
+    kinds = ("voxels", "lesion", "probability")
+    counts = [
+        np.array([np.sum([getattr(c.reliability, kind) for c in r.candidates], 0) for r in rows])
+        for kind in kinds
+    ]
+    weights = draw(len(rows), _rng(study), study.resamples)
+    drawn = [weights @ count for count in counts]
+    total = [count.sum(axis=0) for count in counts]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares, means, spread = total[1] / total[0], total[2] / total[0], drawn[1] / drawn[0]
+    for n in range(BINS):
+        bounds = percentile_interval(spread[:, n], int((counts[0][:, n] > 0).sum()))
+        yield {
+            "cohort": group.part.name, "probability": f"{n / BINS:g} to {(n + 1) / BINS:g}",
+            "voxels": int(total[0][n]), "mean_probability": float(means[n]),
+            "share": float(shares[n]), "low": bounds.low, "high": bounds.high,
+        }  # fmt: skip
+    bounds = percentile_interval(expected_error(*drawn), len(rows))
+    yield {
+        "cohort": group.part.name, "probability": ERROR, "voxels": int(total[0][1:].sum()),
+        "mean_probability": math.nan, "share": float(expected_error(*total)),
+        "low": bounds.low, "high": bounds.high,
+    }  # fmt: skip
 
 
 def _undefined(study: Study, group: Group) -> Iterator[Cells]:

@@ -14,12 +14,16 @@ import brainmets
 from brainmets.cohort import Case, Cohort, read_cohort
 from brainmets.concurrency import in_order
 from brainmets.errors import CohortError, ConfigError
+from brainmets.evaluation.calibration import Reliability, reliability
 from brainmets.evaluation.case import CaseScores
-from brainmets.evaluation.evaluate import evaluate, files_of, require_references
+from brainmets.evaluation.evaluate import Files, evaluate, files_of, require_references
 from brainmets.evaluation.froc import Candidate, ScanCandidates
 from brainmets.evaluation.lesionwise import SIZE_BINS
 from brainmets.evaluation.paper.plan import DESCRIBED, Part, Study
+from brainmets.evaluation.voxel import target
+from brainmets.io import nifti
 from brainmets.io.storage import write_json
+from brainmets.volume import on_grid, to_nearest_ras
 
 TIMES = ("manual_time_s", "model_time_s")
 KEPT = {"values", "reasons", "found", "lesions", "candidates"}
@@ -36,10 +40,17 @@ class Candidates:
     Attributes:
         scan: what was announced, and how many lesions there are.
         rule: what made them: lowest probability and smallest volume in mm³.
+        reliability: of its voxels' probabilities.
     """
 
     scan: ScanCandidates
     rule: tuple[float, float]
+    reliability: Reliability
+
+    @property
+    def surest(self) -> float:
+        """The largest score announced; 0 where nothing was."""
+        return max((c.score for c in self.scan.candidates), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -198,7 +209,7 @@ def _row(job: _Job) -> Row:
     if stored is None:
         labels = job.target or None
         (scores,) = evaluate(job.predictions, Cohort((case,)), target_labels=labels)
-        stored = _plain(scores)
+        stored = {**_plain(scores), "candidates": _announced(scores, files, labels)}
         write_json(path, stored)
     values = {k: math.nan if v is None else v for k, v in stored["values"].items()}
     return replace(
@@ -216,7 +227,8 @@ def _candidates(stored: Mapping[str, Any] | None) -> tuple[Candidates, ...]:
         return ()
     announced = tuple(Candidate(score, frozenset(hits)) for score, hits in stored["announced"])
     low, smallest = stored["rule"]
-    return (Candidates(ScanCandidates(announced, stored["lesions"]), (low, smallest)),)
+    counted = Reliability(*(tuple(row) for row in stored["reliability"]))
+    return (Candidates(ScanCandidates(announced, stored["lesions"]), (low, smallest), counted),)
 
 
 def _stored(path: Path) -> dict[str, Any] | None:
@@ -250,17 +262,22 @@ def _plain(scores: CaseScores) -> dict[str, Any]:
         "reasons": reasons,
         "lesions": {name: there[name] for name in SIZE_BINS},
         "found": {name: met[name] for name in SIZE_BINS},
-        "candidates": _announced(scores),
     }
 
 
-def _announced(scores: CaseScores) -> dict[str, Any] | None:
-    if scores.candidates is None or scores.candidate_rule is None:
+def _announced(
+    scores: CaseScores, files: Files, labels: tuple[int, ...] | None
+) -> dict[str, Any] | None:
+    if files.probability is None or scores.candidates is None or scores.candidate_rule is None:
         return None
+    truth = target(to_nearest_ras(nifti.read_labels(files.reference)), labels)
+    likely = on_grid(nifti.read(files.probability).volume, truth.grid, "probability")
+    counted = reliability(truth, likely)
     return {
         "announced": [[c.score, sorted(c.hits)] for c in scores.candidates.candidates],
         "lesions": scores.candidates.lesions,
         "rule": [scores.candidate_rule.low, scores.candidate_rule.smallest_mm3],
+        "reliability": [counted.voxels, counted.lesion, counted.probability],
     }
 
 
