@@ -263,11 +263,23 @@ def spoil_patient(folder):
 
 def spoil_number(folder):
     text = (folder / "study.toml").read_text()
-    (folder / "study.toml").write_text(text + '[[subgroup]]\ncolumn = "sex"\ncuts = [1]\n')
+    (folder / "study.toml").write_text(text.replace('"sex"', '"sex"\ncuts = [1]'))
 
 
 def spoil_toml(folder):
     (folder / "study.toml").write_text("title = ")
+
+
+def spoil_time(folder):
+    rows = table_tsv(folder / "in.tsv")
+    rows[2]["manual_time_s"] = "-3"
+    write_rows(folder / "in.tsv", rows)
+
+
+def spoil_measure(folder):
+    (folder / "study.toml").write_text(
+        'measures = ["dice", "auc", "lesion_sensitivity", "mmc"]' + STUDY
+    )
 
 
 def spoil_split(folder):
@@ -287,6 +299,8 @@ def spoil_split(folder):
         (spoil_patient, "patient 'pin001' is in cohorts 'internal' and 'external'"),
         (spoil_number, "case in000: 'F' in column 'sex' is not a number"),
         (spoil_toml, "study.toml: not a TOML file"),
+        (spoil_time, "case in002, column 'manual_time_s': -3 s; expected more than 0"),
+        (spoil_measure, "measures: no case has 'mmc'; did you mean 'mcc'?"),
         (spoil_split, "no case with split 'tset'; found test"),
     ],
 )
@@ -357,6 +371,13 @@ def test_groups_between_cuts_leave_no_number_out():
         ("tested = ['kappa']", "measures lacks"),
         ("resamples = 3", "resamples is 3"),
         ("parts = []", "no 'parts'"),
+        ("target = [0]", "above 0"),
+        ("[[cohort]]\nname = 'all'\ntable = 'b'", "cohort 'all'"),
+        ("[[cohort]]\nname = 'a b'\ntable = 'b'\n[[cohort]]\nname = 'a-b'\ntable = 'b'", "alone"),
+        (
+            "[[cohort]]\nname = 'a'\ntable = 'b'\n" + 2 * "[[subgroup]]\ncolumn = 'sex'\n",
+            "subgroup 'sex'",
+        ),
     ],
 )
 def test_a_study_file_that_makes_no_sense_is_refused(tmp_path, text, said):
@@ -388,6 +409,7 @@ def test_the_free_response_curve_is_that_of_evaluate(small):
     assert {"external-froc.pdf", "external-calibration.svg"} <= contents(small / "out").keys()
     row = one(results.tables["agreement"], cohort="external", measure="patient_auc")
     assert row["reason"] == "all are of one class"
+    assert any("every AUC is that of the mask" in warning for warning in results.warnings)
     (small / "ex" / "ex000" / "probability.nii.gz").unlink()
     told = run_paper(small / "study.toml", small / "out").warnings
     assert any("1 scans have no probabilities" in warning for warning in told)

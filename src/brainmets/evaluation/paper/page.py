@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from brainmets.evaluation.page import environment
-from brainmets.evaluation.paper.plan import Study
-from brainmets.evaluation.paper.results import ALL, Cells, Results
+from brainmets.evaluation.paper.plan import ALL, Study, file_name
+from brainmets.evaluation.paper.results import Cells, Results
 from brainmets.evaluation.paper.rows import Group
 from brainmets.evaluation.paper.words import findings, methods, name_of, number, p_text
 from brainmets.evaluation.pictures import WorstCase
@@ -81,18 +81,13 @@ def render(  # what the page shows
             pictures=pictures,
             warnings=results.warnings,
             figures=[
-                (cohort, name, f"{cohort_file(cohort)}-{name}", _uri(files["svg"]))
+                (cohort, name, f"{file_name(cohort)}-{file_name(name)}", _uri(files["svg"]))
                 for cohort, named in figures.items()
                 for name, files in named.items()
             ],
             settings=settings,
         )
     )
-
-
-def cohort_file(name: str) -> str:
-    """A cohort's name as part of a file's name."""
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
 
 
 def _uri(svg: bytes) -> str:

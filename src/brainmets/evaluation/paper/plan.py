@@ -9,6 +9,7 @@ from typing import Any
 
 from brainmets.config import from_mapping
 from brainmets.errors import ConfigError
+from brainmets.evaluation.case import require_labels
 
 MEASURES = (
     "dice",
@@ -23,6 +24,9 @@ MEASURES = (
     "lesion_f1",
     "false_positives",
 )
+ALL, BETWEEN = "all", "cohorts"
+"""What tables call all patients, and the comparison of cohorts."""
+
 TESTED, DESCRIBED = "test", "training"
 ROLES = (TESTED, "external", DESCRIBED)
 
@@ -128,6 +132,7 @@ class Study:
         for name in self.tested:
             if name not in self.measures:
                 raise ConfigError(f"tested has {name!r}, which measures lacks; add it there")
+        require_labels(self.target or None, "target")
         if not 200 <= self.resamples <= 100_000:
             raise ConfigError(f"resamples is {self.resamples}, expected 200 to 100000")
 
@@ -154,11 +159,29 @@ def read_study(path: Path) -> Study:
             raise ConfigError(f"{path.name}: no {key!r}; write [[{key.rstrip('s')}]] tables")
     study = from_mapping(Study, values)
     names = [part.name for part in parts]
-    if not names or len(set(names)) < len(names):
+    if not names or len({file_name(name) for name in names}) < len(names):
         raise ConfigError(
-            f"{path.name}: cohorts {names}; expected one [[cohort]] or more, each of its own name"
+            f"{path.name}: cohorts {names}; expected one [[cohort]] or more, each of its own name, "
+            "also in letters and digits alone"
         )
+    columns = [group.column for group in groups]
+    for kind, given in (("cohort", names), ("subgroup", columns)):
+        for name in given:
+            if name in ("", ALL, BETWEEN) or given.count(name) > 1:
+                raise ConfigError(
+                    f"{path.name}: {kind} {name!r}; expected a name of its own, not {ALL!r} or "
+                    f"{BETWEEN!r}"
+                )
     return replace(study, parts=tuple(parts), subgroups=tuple(groups))
+
+
+def file_name(name: str) -> str:
+    """A cohort's or column's name as part of a file's name.
+
+    >>> file_name("site A/1")
+    'site-A-1'
+    """
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
 
 
 def _tables(path: Path, rows: Any, what: str) -> Sequence[Mapping[str, Any]]:

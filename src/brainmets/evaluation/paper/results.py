@@ -25,7 +25,7 @@ from brainmets.evaluation.paper.families import (
     detectable_difference,
     holm,
 )
-from brainmets.evaluation.paper.plan import DESCRIBED, Study, Subgroup
+from brainmets.evaluation.paper.plan import ALL, BETWEEN, DESCRIBED, Study, Subgroup
 from brainmets.evaluation.paper.rows import COMPUTED, Group, Row
 from brainmets.evaluation.patientwise import (
     Z_95,
@@ -38,8 +38,6 @@ from brainmets.evaluation.patientwise import (
 from brainmets.evaluation.statistics import bootstrap, draw, interval, percentile_interval
 
 Cells = dict[str, Any]
-ALL = "all"
-BETWEEN = "cohorts"
 ERROR = "expected error from 0.1"
 """Of calibration, in the column of probabilities."""
 
@@ -397,6 +395,8 @@ def _undefined(study: Study, group: Group) -> Iterator[Cells]:
 def _warnings(
     study: Study, groups: Sequence[Group], tables: Mapping[str, Sequence[Cells]]
 ) -> Iterator[str]:
+    if any(group.mixed for group in groups):
+        yield "auc: some scans have no probabilities; every AUC is that of the mask"
     for group in groups:
         if len(group.rows) < FEW:
             yield (

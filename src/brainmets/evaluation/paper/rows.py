@@ -26,6 +26,9 @@ from brainmets.io.storage import write_json
 from brainmets.volume import on_grid, to_nearest_ras
 
 TIMES = ("manual_time_s", "model_time_s")
+MASK_AUC, VOXEL_AUC = "mask_auc", "roc_auc"
+"""A mask is a classifier of one threshold: its area is (sensitivity + specificity) / 2."""
+
 KEPT = {"values", "reasons", "found", "lesions", "candidates"}
 """Of a case, as JSON."""
 
@@ -91,14 +94,19 @@ class Group:
         rows: one a patient, in the table's order.
         cases: where their files lie, in the table's order.
         listed: cases in the table.
-        left_out: cases of another split.
+        mixed: only some scans of the study have probabilities.
     """
 
     part: Part
     rows: tuple[Row, ...]
     cases: tuple[Case, ...]
     listed: int
-    left_out: int
+    mixed: bool = False
+
+    @property
+    def left_out(self) -> int:
+        """Cases of another split."""
+        return self.listed - len(self.cases)
 
 
 def gather(
@@ -125,23 +133,55 @@ def gather(
     """
     chosen = [_chosen(study, part, folder) for part in study.parts]
     total = sum(len(cases) for cases, _ in chosen)
-    done, groups = 0, []
-    for part, (cases, listed) in zip(study.parts, chosen, strict=True):
+    done = 0
+    found: list[list[Row]] = []
+    for part, (cases, _) in zip(study.parts, chosen, strict=True):
         predictions = folder / part.predictions if part.predictions else None
         scored = part.role != DESCRIBED
         if scored:
             for case in cases:
                 files_of(case, predictions)
         jobs = [_Job(case, predictions, study.target, kept, scored) for case in cases]
-        rows: list[Row] = []
+        rows = []
         with in_order(min(workers, len(jobs)), network=False) as run:
             for row in run(_row, jobs):
                 rows.append(row)
                 done += 1
                 if progress is not None:
                     progress(done, total)
-        groups.append(Group(part, merged(rows), cases, listed, listed - len(cases)))
-    return _require_apart(groups)
+        found.append(rows)
+    held = [row for rows in found for row in rows if MASK_AUC in row.values]
+    auc = VOXEL_AUC if all(VOXEL_AUC in row.values for row in held) else MASK_AUC
+    mixed = auc == MASK_AUC and any(VOXEL_AUC in row.values for row in held)
+    _require_measures(study, held)
+    return _require_apart(
+        [
+            Group(part, merged([_with_auc(r, auc) for r in rows]), cases, listed, mixed=mixed)
+            for part, rows, (cases, listed) in zip(study.parts, found, chosen, strict=True)
+        ]
+    )
+
+
+def _with_auc(row: Row, which: str) -> Row:
+    """One AUC for the whole study, whatever single scans would allow."""
+    if which not in row.values:
+        return row
+    reasons = {**row.reasons, **({"auc": row.reasons[which]} if which in row.reasons else {})}
+    return replace(row, values={**row.values, "auc": row.values[which]}, reasons=reasons)
+
+
+def _require_measures(study: Study, rows: Sequence[Row]) -> None:
+    """Refuse a measure that no case has: it is misspelt, or needs probabilities.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    known = {"auc", *(name for row in rows for name in row.values)} - set(TIMES)
+    for name in study.measures:
+        if rows and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+            raise ConfigError(f"measures: no case has {name!r}; {hint}")
 
 
 def _chosen(study: Study, part: Part, folder: Path) -> tuple[tuple[Case, ...], int]:
@@ -162,6 +202,7 @@ def _chosen(study: Study, part: Part, folder: Path) -> tuple[tuple[Case, ...], i
             hint = f"did you mean {near[0]!r}?" if near else f"found {', '.join(sorted(known))}"
             raise CohortError(f"cohort {part.name!r}: no column {name!r} for a subgroup; {hint}")
     for case in cases:
+        _times(case, None)
         for subgroup in study.subgroups:
             try:
                 subgroup.group_of(case.row.get(subgroup.column, ""))
@@ -244,15 +285,10 @@ def _plain(scores: CaseScores) -> dict[str, Any]:
     """What the study takes of a case."""
     values = {name: score.value for name, score in scores.scores.items()}
     reasons = {name: s.reason for name, s in scores.scores.items() if s.reason is not None}
-    if "roc_auc" in values:
-        values["auc"] = values["roc_auc"]
-        if "roc_auc" in reasons:
-            reasons["auc"] = reasons["roc_auc"]
-    else:  # a mask is a classifier of one threshold
-        values["auc"] = (values["sensitivity"] + values["specificity"]) / 2
-        why = reasons.get("sensitivity") or reasons.get("specificity")
-        if why:
-            reasons["auc"] = why
+    values[MASK_AUC] = (values["sensitivity"] + values["specificity"]) / 2
+    why = reasons.get("sensitivity") or reasons.get("specificity")
+    if why:
+        reasons[MASK_AUC] = why
     there, met = Counter[str](), Counter[str]()
     for lesion in scores.lesions.reference:
         there[lesion.size_bin] += 1
@@ -284,6 +320,11 @@ def _announced(
 def _times(case: Case, prediction: Path | None) -> dict[str, float]:
     """Seconds by hand and by the model; the model's from run.json where the table has none."""
     times = {name: float(case.row[name]) for name in TIMES if case.row.get(name)}
+    for name, seconds in times.items():
+        if seconds <= 0:
+            raise CohortError(
+                f"case {case.case_id}, column {name!r}: {seconds:g} s; expected more than 0"
+            )
     if "model_time_s" not in times and prediction is not None:
         try:
             record = json.loads(prediction.with_name("run.json").read_text(encoding="utf-8"))

@@ -17,8 +17,8 @@ from brainmets.cohort import Cohort
 from brainmets.errors import WriteError
 from brainmets.evaluation.evaluate import evaluate
 from brainmets.evaluation.paper.figures import figures_of
-from brainmets.evaluation.paper.page import cohort_file, render
-from brainmets.evaluation.paper.plan import DESCRIBED, Study, read_study
+from brainmets.evaluation.paper.page import render
+from brainmets.evaluation.paper.plan import DESCRIBED, Study, file_name, read_study
 from brainmets.evaluation.paper.results import Cells, Results, results_of
 from brainmets.evaluation.paper.rows import Group, gather
 from brainmets.evaluation.pictures import WorstCase, worst_cases
@@ -159,7 +159,7 @@ def _write(
 ) -> None:
     study, groups, results = made
     contents = {
-        f"{cohort_file(cohort)}-{name}.{kind}": data
+        f"{file_name(cohort)}-{file_name(name)}.{kind}": data
         for cohort, named in figures.items()
         for name, files in named.items()
         for kind, data in files.items()

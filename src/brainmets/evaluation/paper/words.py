@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import brainmets
-from brainmets.evaluation.paper.plan import Study
-from brainmets.evaluation.paper.results import ALL, BETWEEN, Cells, Results
+from brainmets.evaluation.paper.plan import ALL, BETWEEN, Study
+from brainmets.evaluation.paper.results import Cells, Results
 from brainmets.evaluation.paper.rows import Group
 
 LEVEL = 0.05
