@@ -104,6 +104,9 @@ class DecisionRule:
         _require(self.smallest_mm3 >= 0, f"smallest_mm3 is {self.smallest_mm3}, below 0")
 
 
+LOSSES = ("dice+ce", "dice+ce+cc")
+
+
 @dataclass(frozen=True)
 class Training:
     """How a network is trained.
@@ -123,6 +126,8 @@ class Training:
         precision: arithmetic in the network: ``"bf16"``, ``"f32"``, or ``"auto"``: bf16 where
             the processor has units for it; without them it is many times slower than f32.
         seed: of weights and patches.
+        loss: ``"dice+ce"``: soft Dice and cross-entropy; ``"dice+ce+cc"``: and Dice within the
+            surroundings of each lesion, so that small ones count as large ones do.
     """
 
     steps: int = 2000
@@ -137,6 +142,7 @@ class Training:
     checkpoint_every: int = 200
     precision: str = "auto"
     seed: int = 0
+    loss: str = "dice+ce"
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -153,6 +159,7 @@ class Training:
         _require(0 <= self.average < 1, "average lies outside [0, 1)")
         _require(self.checkpoint_every >= 1, "checkpoint_every is below 1")
         _require(self.validate_every >= 1, "validate_every is below 1")
+        _require(self.loss in LOSSES, f"loss is {self.loss!r}, expected one of {', '.join(LOSSES)}")
         _require(
             self.precision in ("auto", "bf16", "f32"),
             f"precision is {self.precision!r}, expected 'auto', 'bf16' or 'f32'",

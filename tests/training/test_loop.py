@@ -234,3 +234,25 @@ def test_auto_takes_bf16_only_where_the_processor_has_units_for_it(monkeypatch, 
     assert loop.settle_precision(Training(), "cpu").precision == precision
     for stated in ("f32", "bf16"):
         assert loop.settle_precision(Training(precision=stated), "cpu").precision == stated
+
+
+def test_the_other_loss_reaches_the_weights_and_resumes(cases, tmp_path):
+    other = replace(TRAINING, loss="dice+ce+cc")
+    plain = weights_of(train(cases, ARCHITECTURE, TRAINING, tmp_path / "a.pt"))
+    with_components = weights_of(train(cases, ARCHITECTURE, other, tmp_path / "b.pt"))
+    assert any(not torch.equal(plain[k], with_components[k]) for k in plain)
+    train(cases, ARCHITECTURE, other, tmp_path / "c.pt", until=2)
+    again = weights_of(train(cases, ARCHITECTURE, other, tmp_path / "c.pt"))
+    assert all(torch.equal(again[k], with_components[k]) for k in again)
+
+
+def test_a_checkpoint_from_before_the_choice_of_a_loss_resumes(cases, tmp_path):
+    checkpoint = tmp_path / "run.pt"
+    train(cases, ARCHITECTURE, TRAINING, checkpoint, until=2)
+    saved = torch.load(checkpoint, weights_only=True)
+    del saved["settings"]["training"]["loss"]
+    torch.save(saved, checkpoint)
+    train(cases, ARCHITECTURE, TRAINING, checkpoint)
+    torch.save(saved, checkpoint)
+    with pytest.raises(ConfigError, match="other settings"):
+        train(cases, ARCHITECTURE, replace(TRAINING, loss="dice+ce+cc"), checkpoint)

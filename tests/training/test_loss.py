@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from monai.losses import DiceLoss
+from scipy import ndimage
 
-from brainmets.training.loss import dice_and_cross_entropy
+from brainmets.training.loss import component_dice, dice_and_cross_entropy, surroundings
 
 SHAPE = (2, 1, 4, 5, 6)
 
@@ -83,3 +84,71 @@ def test_a_heavier_voxel_missed_costs_more():
     assert dice_and_cross_entropy(light, target, weight) < dice_and_cross_entropy(
         heavy, target, weight
     )
+
+
+def lesions(*centres, shape=(20, 18, 16), radius=2):
+    at = np.indices(shape)
+    target = np.zeros(shape, bool)
+    for centre in centres:
+        target |= ((at - np.array(centre)[:, None, None, None]) ** 2).sum(0) <= radius**2
+    return target
+
+
+def test_each_voxel_belongs_to_the_nearest_lesion():
+    target = lesions((4, 4, 4), (15, 12, 10), (4, 14, 12))
+    found = surroundings(target)
+    labels, count = ndimage.label(target, np.ones((3, 3, 3)))
+    distances = np.stack([
+        ndimage.distance_transform_edt(labels != n) for n in range(1, count + 1)
+    ])  # fmt: skip
+    assert np.take_along_axis(distances, (found - 1)[None], 0)[0] == pytest.approx(distances.min(0))
+    assert (found[target] == labels[target]).all()
+    assert not surroundings(np.zeros((4, 4, 4), bool)).any()
+
+
+def slow_components(logits, target, weight, regions):
+    """Patch by patch, lesion by lesion."""
+    losses = []
+    for z, t, w, r in zip(logits[:, 0], target[:, 0], weight[:, 0], regions[:, 0], strict=True):
+        for lesion in range(1, r.max() + 1):
+            p = 1 / (1 + np.exp(-z[r == lesion].astype(float)))
+            t_in, w_in = t[r == lesion], w[r == lesion]
+            dice = (2 * (w_in * p * t_in).sum() + 1) / ((w_in * (p + t_in)).sum() + 1)
+            losses.append(1 - dice)
+    return np.mean(losses) if losses else 0.0
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_component_dice_equals_the_formula(empty):
+    rng = np.random.default_rng(3)
+    masks = [lesions((4, 4, 4), (14, 12, 10)), lesions((9, 9, 8)), lesions()]
+    target = np.stack(masks)[:, None] & (not empty)
+    regions = np.stack([surroundings(m & (not empty)) for m in masks])[:, None]
+    logits = rng.normal(0, 2, target.shape).astype(np.float32)
+    weight = rng.uniform(1, 8, target.shape).astype(np.float32)
+    given = torch.from_numpy(logits).requires_grad_()
+    found = component_dice(
+        given, torch.from_numpy(target.astype(np.float32)), torch.from_numpy(weight),
+        torch.from_numpy(regions),
+    )  # fmt: skip
+    assert float(found.detach()) == pytest.approx(
+        slow_components(logits, target, weight, regions), rel=1e-5
+    )
+    found.backward()
+    assert torch.isfinite(given.grad).all()
+
+
+def test_a_small_lesion_missed_costs_as_much_as_a_large_one():
+    target = lesions((4, 4, 4), radius=1) | lesions((13, 11, 9), radius=4)
+    regions = torch.from_numpy(surroundings(target))[None, None]
+    truth = torch.from_numpy(target.astype(np.float32))[None, None]
+    even = torch.ones_like(truth)
+
+    def loss_without(lesion):
+        seen = truth * (regions != lesion)
+        return float(component_dice(40 * seen - 20, truth, even, regions))
+
+    assert loss_without(1) == pytest.approx(loss_without(2), abs=0.07)
+    both = float(dice_and_cross_entropy(40 * truth - 20, truth, even))
+    one = float(dice_and_cross_entropy(40 * truth * (regions != 1) - 20, truth, even))
+    assert one - both < 0.5 * loss_without(1)

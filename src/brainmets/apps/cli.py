@@ -22,6 +22,7 @@ from brainmets.apps.options import (
     EngineOption,
     IdFrom,
     IdOption,
+    Inflation,
     OutOption,
     Precision,
     PrecisionOption,
@@ -210,6 +211,16 @@ def train(
     patch: Annotated[int, typer.Option(help="Side of the patches, in voxels.")] = 96,
     batch: Annotated[int, typer.Option(min=1, help="Patches a step.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and patches.")] = 0,
+    loss: Annotated[
+        str, typer.Option(help="dice+ce, or dice+ce+cc: small lesions count as large ones.")
+    ] = "dice+ce",
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="2D ResNet-34 to start from: imagenet (fetched), or torchvision's file."),
+    ] = None,
+    inflate: Annotated[
+        Inflation, typer.Option(help="How its kernels become solid: mean or centre.")
+    ] = Inflation.mean,
     device: DeviceOption = Device.cpu,
     threads: ThreadsOption = None,
     workers: Annotated[
@@ -225,15 +236,17 @@ def train(
     ] = None,
 ) -> None:
     """Train a model on a cohort with masks; started again, it goes on where it stopped."""
+    from brainmets.apps.inputs import encoder_file
     from brainmets.apps.progress import training_listeners
     from brainmets.concurrency import use_threads
-    from brainmets.training.model import plan_training, train_model
+    from brainmets.training.model import EncoderStart, plan_training, train_model
 
     use_threads(threads)
+    begun = EncoderStart(encoder_file(encoder), inflate.value) if encoder else None
     plan = plan_training(
         cohort, out.stem, validation=validation, test=test, preset=preset.value,
-        options={"steps": steps, "patch_vox": patch, "batch": batch, "seed": seed},
-        trained_on=trained_on, target_labels=target, start=start,
+        options={"steps": steps, "patch_vox": patch, "batch": batch, "seed": seed, "loss": loss},
+        trained_on=trained_on, target_labels=target, start=start, encoder=begun,
     )  # fmt: skip
     with training_listeners(screen) as listeners:
         bundle = train_model(

@@ -172,3 +172,20 @@ def files_of(paths: Sequence[Path]) -> tuple[Path, ...]:
             raise CohortError(f"{path.name}: no .nii or .nii.gz file in this folder")
         files += inside or [path]
     return tuple(files)
+
+
+def encoder_file(word: str) -> Path:
+    """The checkpoint of a 2D ResNet-34: ``imagenet`` is fetched unless it is there.
+
+    Raises:
+        DownloadError: it could not be fetched, or is not the file announced.
+        ReadError: another word that is no file.
+    """
+    if word == "imagenet":
+        from brainmets.io.download import FETCHABLE, fetch
+
+        return fetch(FETCHABLE["resnet34"])
+    path = Path(word)
+    if not path.is_file():
+        raise ReadError(f"{path.name}: no such file; give torchvision's resnet34, or imagenet")
+    return path

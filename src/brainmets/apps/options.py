@@ -58,6 +58,13 @@ class BrainExtractor(StrEnum):
     none = "none"
 
 
+class Inflation(StrEnum):
+    """How flat kernels become solid."""
+
+    mean = "mean"
+    centre = "centre"
+
+
 class Design(StrEnum):
     """Which brain extractor is trained."""
 

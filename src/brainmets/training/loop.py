@@ -22,11 +22,14 @@ from brainmets.config import Architecture, Training, to_mapping
 from brainmets.errors import ConfigError, RunError
 from brainmets.io.storage import whole_file
 from brainmets.network.unet import UNet
-from brainmets.training.loss import dice_and_cross_entropy
+from brainmets.training.loss import component_dice, dice_and_cross_entropy
 from brainmets.training.patches import Batch, drawn_ahead
 from brainmets.training.store import PreparedCase
 
 VALIDATION_BATCHES = 8
+SINCE = {"loss": "dice+ce"}
+"""Settings that older checkpoints lack, as they were then."""
+
 SETTLING_BATCHES = 40
 """Batches from which normalisation statistics are estimated anew for the averaged weights."""
 
@@ -160,7 +163,7 @@ def _advance(state: State, batch: Batch, training: Training, device: str) -> flo
     image = batch.image.to(device, memory_format=torch.channels_last_3d)
     with autocast(training, device):
         logits = state.network(image)
-    loss = dice_and_cross_entropy(logits.float(), batch.target.to(device), batch.weight.to(device))
+    loss = loss_of(logits.float(), batch, training)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise _diverged(f"the loss is {value}", state.step)
@@ -176,6 +179,16 @@ def _advance(state: State, batch: Batch, training: Training, device: str) -> flo
     return value
 
 
+def loss_of(logits: Tensor, batch: Batch, training: Training) -> Tensor:
+    """What the settings say is to be minimised."""
+    device = logits.device
+    target, weight = batch.target.to(device), batch.weight.to(device)
+    loss = dice_and_cross_entropy(logits, target, weight)
+    if training.loss == "dice+ce+cc":
+        loss = loss + component_dice(logits, target, weight, batch.regions.to(device))
+    return loss
+
+
 @torch.no_grad()
 def validation_loss(
     network: UNet, batches: Sequence[Batch], training: Training, device: str
@@ -186,8 +199,7 @@ def validation_loss(
     for batch in batches:
         with autocast(training, device):
             logits = network(batch.image.to(device, memory_format=torch.channels_last_3d))
-        target, weight = batch.target.to(device), batch.weight.to(device)
-        losses.append(float(dice_and_cross_entropy(logits.float(), target, weight)))
+        losses.append(float(loss_of(logits.float(), batch, training)))
     network.train()
     return sum(losses) / len(losses)
 
@@ -275,6 +287,7 @@ def _save(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None:
 
 def _resume(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None:
     saved: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+    saved["settings"]["training"] = {**SINCE, **saved["settings"]["training"]}
     if saved["settings"] != settings:
         raise ConfigError(
             f"{checkpoint.name}: holds a run of other settings or cases; "

@@ -1,5 +1,9 @@
 """What training minimises."""
 
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,3 +25,48 @@ def dice_and_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Te
     dice = (2 * overlap + 1) / (total + 1)
     entropy = functional.binary_cross_entropy_with_logits(logits, target, weight)
     return 1 - dice + entropy
+
+
+def component_dice(logits: Tensor, target: Tensor, weight: Tensor, regions: Tensor) -> Tensor:
+    """Soft Dice loss within the region of each lesion, averaged over the lesions.
+
+    After Jaus et al. 2024 (arXiv:2410.18684), who score so, and arXiv:2511.17146, which trains
+    with it: a missed lesion of 10 voxels costs as much as a missed one of 10,000.
+
+    Args:
+        logits: (N, 1, X, Y, Z), float32.
+        target: 0 or 1, same shape.
+        weight: of each voxel, same shape.
+        regions: from :func:`surroundings`, same shape; 0 belongs to no lesion.
+
+    Returns:
+        A scalar; 0 where no patch holds a lesion.
+    """
+    probability = logits.sigmoid()
+    most = int(regions.max()) + 1
+    patch = torch.arange(len(regions), device=regions.device).view(-1, 1, 1, 1, 1)
+    place = (regions.long() + patch * most).flatten()
+    overlap, total = (
+        logits.new_zeros(len(regions) * most).index_add(0, place, values.flatten())
+        for values in (weight * probability * target, weight * (probability + target))
+    )
+    there = torch.bincount(place, minlength=len(regions) * most) > 0
+    there = there.view(-1, most)
+    there[:, 0] = False
+    dice = (2 * overlap + 1) / (total + 1)
+    return (1 - dice)[there.flatten()].mean() if there.any() else logits.sum() * 0
+
+
+def surroundings(target: npt.NDArray[np.bool_]) -> npt.NDArray[np.int16]:
+    """For each voxel the lesion that is nearest: 1, 2, …; all 0 where there is none.
+
+    Args:
+        target: (X, Y, Z); lesions are its 26-connected components.
+    """
+    if not target.any():
+        return np.zeros(target.shape, np.int16)
+    labels, _ = ndimage.label(target, np.ones((3, 3, 3)))
+    nearest = ndimage.distance_transform_edt(
+        labels == 0, return_distances=False, return_indices=True
+    )
+    return np.asarray(labels[tuple(nearest)], np.int16)

@@ -1,5 +1,6 @@
 """From a cohort with masks to a model bundle: prepare, train, tune, test, write."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from brainmets.cohort import Case, Cohort, read_cohort
 from brainmets.config import (
@@ -23,7 +26,9 @@ from brainmets.evaluation.case import CaseScores
 from brainmets.evaluation.summary import summarise
 from brainmets.io.storage import require_writable
 from brainmets.network.bundle import Bundle, find, read, write
+from brainmets.network.imagenet import load_resnet34, read_resnet34
 from brainmets.network.torch_engine import build, choose_device, torch_engine
+from brainmets.network.unet import UNet
 from brainmets.pipeline import Model
 from brainmets.training.loop import Moment, settle_precision, train, weights_of
 from brainmets.training.store import PreparedCase, prepare_cohort
@@ -55,6 +60,7 @@ class Plan:
         card: statements for the model card (``trained_on``, ``licence``, …).
         target_labels: labels of the reference masks that are lesion; None: all above 0.
         start: model whose weights to start from; None: random weights.
+        encoder: 2D ResNet-34 to start the encoder from; None: random weights.
     """
 
     name: str
@@ -68,6 +74,20 @@ class Plan:
     card: Mapping[str, Any]
     target_labels: TargetLabels = None
     start: Bundle | None = None
+    encoder: "EncoderStart | None" = None
+
+
+@dataclass(frozen=True)
+class EncoderStart:
+    """A 2D ResNet-34 and how its kernels become solid.
+
+    Attributes:
+        path: torchvision's checkpoint.
+        rule: ``mean`` or ``centre``; see :mod:`brainmets.network.imagenet`.
+    """
+
+    path: Path
+    rule: str = "mean"
 
 
 @dataclass(frozen=True)
@@ -96,6 +116,7 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
     trained_on: str = "",
     target_labels: Sequence[int] | None = None,
     start: str | Path | None = None,
+    encoder: EncoderStart | None = None,
 ) -> Plan:
     """A plan from cohorts on disk.
 
@@ -110,6 +131,7 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
         target_labels: labels of the reference masks that are lesion (BraTS: 1 and 3);
             None: all above 0.
         start: model whose weights, architecture and recipe to start from.
+        encoder: 2D network to start the encoder from; it fits the preset ``paper``.
 
     Raises:
         BundleError: no such model to start from.
@@ -118,6 +140,8 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
     """
     if preset not in PRESETS:
         raise ConfigError(f"preset {preset!r}; expected one of {', '.join(PRESETS)}")
+    if start and encoder:
+        raise ConfigError("a model and an encoder to start from; give one of the two")
     begun = read(find(start)) if start else None
     whole = read_cohort(cohort)
     learn, check = (
@@ -135,6 +159,7 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
         card={"trained_on": trained_on or f"{len(learn)} cases of the user's own"},
         target_labels=tuple(target_labels) if target_labels else None,
         start=begun,
+        encoder=encoder,
     )
 
 
@@ -217,6 +242,7 @@ def train_model(
     device = choose_device(device).type
     plan = replace(plan, settings=settle_precision(plan.settings, device))
     require_writable(out.parent)
+    begin, from_encoder = _beginning(plan)
     prepared, held_out = (
         prepare_cohort(
             cohort, plan.recipe, work / "store", target_labels=plan.target_labels,
@@ -226,7 +252,7 @@ def train_model(
     )  # fmt: skip
     network = train(
         prepared, plan.architecture, plan.settings, work / "checkpoint.pt",
-        start=build(plan.start).state_dict() if plan.start else None,
+        start=begin,
         validation=held_out, report=tell.training, device=device, workers=workers, until=until,
     )  # fmt: skip
     weights = {name: tensor.numpy() for name, tensor in weights_of(network).items()}
@@ -238,9 +264,29 @@ def train_model(
     rule = tune_rule(plan.validation, model, tell.validating, target_labels=plan.target_labels)
     tuned = Model(replace(bundle, rule=rule), model.engine)
     ended = {} if until is None else {"ended_at_step": min(until, plan.settings.steps)}
-    card = {**plan.card, "limits": LIMITS, **_figures(plan, tuned, tell), **ended}
+    card = {**plan.card, "limits": LIMITS, **_figures(plan, tuned, tell), **from_encoder, **ended}
     write(replace(tuned.bundle, card=card, example=_example(prepared, model)), out)
     return read(out)
+
+
+def _beginning(plan: Plan) -> tuple[Mapping[str, Tensor] | None, dict[str, Any]]:
+    """Weights to start from, None for random ones, and what the card says of an encoder."""
+    if plan.start:
+        return build(plan.start).state_dict(), {}
+    if plan.encoder is None:
+        return None, {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.settings.seed)
+        network = UNet(plan.architecture)
+    flat = read_resnet34(plan.encoder.path)
+    loaded = load_resnet34(network.encoder, flat, plan.encoder.rule)
+    said = {
+        "file": plan.encoder.path.name,
+        "sha256": hashlib.sha256(plan.encoder.path.read_bytes()).hexdigest(),
+        "inflation": plan.encoder.rule,
+        "tensors": len(loaded),
+    }
+    return network.state_dict(), {"encoder_from": said}
 
 
 def _as_stored(

@@ -18,17 +18,23 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from brainmets.config import Training
+from brainmets.training.loss import surroundings
 from brainmets.training.store import DEPTH_STEP_MM, LEVELS_MM, PreparedCase
 from brainmets.volume import Array
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches of shape (N, 1, P, P, P): float32 images, float32 targets, float32 weights."""
+    """Patches of shape (N, 1, P, P, P): float32 images, targets and weights.
+
+    ``regions``, int16, are each lesion's :func:`brainmets.training.loss.surroundings` where the
+    loss asks for them, and 0 where it does not.
+    """
 
     image: Tensor
     target: Tensor
     weight: Tensor
+    regions: Tensor
 
 
 def draw_batch(cases: Sequence[PreparedCase], training: Training, step: int) -> Batch:
@@ -72,7 +78,7 @@ def drawn_ahead(
 
 def _draw_patch(
     case: PreparedCase, training: Training, rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     corner = _corner(case, training, rng)
     image, labels, depth = (
         _cut(a, corner, training.patch_vox, fill)
@@ -86,7 +92,11 @@ def _draw_patch(
     lesions = torch.from_numpy(labels.astype(np.int64)) * seen
     weight = lesion_weights(lesions)
     target = (lesions > 0).float()
-    return tuple(t.flip(flips) if flips else t for t in (grey, target, weight))  # type: ignore[return-value]
+    regions = torch.zeros(target.shape, dtype=torch.int16)
+    if training.loss == "dice+ce+cc":
+        regions = torch.from_numpy(surroundings(target.numpy() > 0))
+    drawn = (grey, target, weight, regions)
+    return tuple(t.flip(flips) if flips else t for t in drawn)  # type: ignore[return-value]
 
 
 def _corner(
