@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from brainmets import __version__
+from brainmets.apps.cohort import cohort as cohort_commands
 from brainmets.apps.models import models
 from brainmets.apps.options import (
     OUT_HELP,
@@ -49,6 +50,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cohort_commands, name="cohort")
 app.add_typer(models, name="models")
 app.add_typer(study_commands, name="study")
 
@@ -200,6 +202,12 @@ def train(
         Path | None, typer.Option(help="Cohort to choose the decision rule on.")
     ] = None,
     test: Annotated[Path | None, typer.Option(help="Cohort for the card's figures.")] = None,
+    split: Annotated[
+        Path | None, typer.Option(help="What cohort split wrote: who is only tested on.")
+    ] = None,
+    fold: Annotated[
+        int | None, typer.Option(min=1, help="To test on, of a split in folds.")
+    ] = None,
     preset: Annotated[Preset, typer.Option(help="light trains on a CPU.")] = Preset.light,
     start: Annotated[
         str | None, typer.Option(help="Model whose weights to start from, instead of random ones.")
@@ -239,7 +247,7 @@ def train(
     from brainmets.apps.inputs import encoder_file
     from brainmets.apps.progress import training_listeners
     from brainmets.concurrency import use_threads
-    from brainmets.training.model import EncoderStart, plan_training, train_model
+    from brainmets.training.model import EncoderStart, FrozenSplit, plan_training, train_model
 
     use_threads(threads)
     begun = EncoderStart(encoder_file(encoder), inflate.value) if encoder else None
@@ -247,6 +255,7 @@ def train(
         cohort, out.stem, validation=validation, test=test, preset=preset.value,
         options={"steps": steps, "patch_vox": patch, "batch": batch, "seed": seed, "loss": loss},
         trained_on=trained_on, target_labels=target, start=start, encoder=begun,
+        frozen=FrozenSplit(split, fold) if split else None,
     )  # fmt: skip
     with training_listeners(screen) as listeners:
         bundle = train_model(

@@ -31,6 +31,7 @@ from brainmets.network.torch_engine import build, choose_device, torch_engine
 from brainmets.network.unet import UNet
 from brainmets.pipeline import Model
 from brainmets.training.loop import Moment, settle_precision, train, weights_of
+from brainmets.training.split import read_split, sides
 from brainmets.training.store import PreparedCase, prepare_cohort
 from brainmets.training.tune import score_cohort, tune_rule
 
@@ -91,6 +92,19 @@ class EncoderStart:
 
 
 @dataclass(frozen=True)
+class FrozenSplit:
+    """Who is only tested on.
+
+    Attributes:
+        path: of :func:`brainmets.training.split.write_split`.
+        fold: to test on, of a split in folds.
+    """
+
+    path: Path
+    fold: int | None = None
+
+
+@dataclass(frozen=True)
 class Listeners:
     """Whom to tell how far things have come; each may be None."""
 
@@ -117,6 +131,7 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
     target_labels: Sequence[int] | None = None,
     start: str | Path | None = None,
     encoder: EncoderStart | None = None,
+    frozen: FrozenSplit | None = None,
 ) -> Plan:
     """A plan from cohorts on disk.
 
@@ -132,6 +147,7 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
             None: all above 0.
         start: model whose weights, architecture and recipe to start from.
         encoder: 2D network to start the encoder from; it fits the preset ``paper``.
+        frozen: split of the cohort; its test cases are the card's, and teach nothing.
 
     Raises:
         BundleError: no such model to start from.
@@ -143,7 +159,7 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
     if start and encoder:
         raise ConfigError("a model and an encoder to start from; give one of the two")
     begun = read(find(start)) if start else None
-    whole = read_cohort(cohort)
+    whole, tested, sealed = _frozen(read_cohort(cohort), test, frozen)
     learn, check = (
         (whole.with_masks(), read_cohort(validation).with_masks()) if validation else split(whole)
     )
@@ -151,16 +167,29 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
         name=name,
         training=learn,
         validation=check,
-        test=read_cohort(test).with_masks() if test else Cohort(()),
+        test=tested.with_masks(),
         architecture=begun.architecture if begun else PRESETS[preset],
         settings=from_mapping(Training, options or {}),
         recipe=begun.recipe if begun else Recipe(),
         tiling=Tiling(),
-        card={"trained_on": trained_on or f"{len(learn)} cases of the user's own"},
+        card={"trained_on": trained_on or f"{len(learn)} cases of the user's own", **sealed},
         target_labels=tuple(target_labels) if target_labels else None,
         start=begun,
         encoder=encoder,
     )
+
+
+def _frozen(
+    cohort: Cohort, test: Path | None, frozen: FrozenSplit | None
+) -> tuple[Cohort, Cohort, dict[str, Any]]:
+    """Cases to learn from, cases to test on, and what the card says of the split."""
+    if frozen is None:
+        return cohort, read_cohort(test) if test else Cohort(()), {}
+    if test:
+        raise ConfigError("a split and a test cohort; give one of the two")
+    parts, digest = read_split(frozen.path, cohort)
+    learn, check = sides(cohort, parts, frozen.fold)
+    return learn, check, {"split": {"sha256": digest, "fold": frozen.fold}}
 
 
 def split(cohort: Cohort) -> tuple[Cohort, Cohort]:
