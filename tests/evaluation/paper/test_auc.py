@@ -11,6 +11,7 @@ from brainmets.errors import ConfigError
 from brainmets.evaluation.paper.auc import (
     NO_VARIANCE,
     ONE_CLASS,
+    TOO_FEW,
     Area,
     area,
     delong,
@@ -57,6 +58,7 @@ def test_areas_and_their_difference_are_delongs(rows):
 def test_one_class_has_no_area():
     assert area([1, 2], [1, 1]).reason == ONE_CLASS
     assert delong([1, 2], [1, 3], [0, 0]).reason == ONE_CLASS
+    assert delong([1, 2, 3], [1, 3, 2], [0, 0, 1]).reason == TOO_FEW
     with pytest.raises(ConfigError, match="NaN"):
         area([1, math.nan], [0, 1])
     with pytest.raises(ConfigError, match="one for each"):

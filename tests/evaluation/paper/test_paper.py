@@ -14,6 +14,7 @@ from brainmets.apps import cli
 from brainmets.cohort import read_cohort
 from brainmets.errors import ConfigError
 from brainmets.evaluation.paper import rows as paper_rows
+from brainmets.evaluation.paper.compare import compare_studies
 from brainmets.evaluation.paper.plan import Subgroup, read_study
 from brainmets.evaluation.paper.rows import Row, merged
 from brainmets.evaluation.paper.run import run_paper
@@ -96,7 +97,9 @@ def test_means_are_those_of_the_patients_table(made):
         measure="dice",
     )  # fmt: skip
     values = [
-        float(p["dice"]) for p in patients if p["cohort"] == "internal" and p["primary"] == "lung"
+        float(p["dice"])
+        for p in patients
+        if p["cohort"] == "internal" and p["by primary"] == "lung"
     ]
     assert float(row["mean"]) == pytest.approx(np.mean(values), rel=1e-5)
     assert int(row["patients"]) == len(values)
@@ -228,6 +231,31 @@ def test_a_patients_mean_is_over_what_is_defined():
     }
 
 
+def test_times_of_different_scans_are_no_pair():
+    by_hand = Row("a", values={"manual_time_s": 1000.0})
+    by_model = Row("a", values={"model_time_s": 70.0})
+    both = Row("a", values={"manual_time_s": 110.0, "model_time_s": 60.0})
+    apart = merged([by_hand, by_model])[0]
+    assert math.isnan(apart.value("manual_time_s"))
+    one_pair = merged([by_hand, both, by_model])[0]
+    assert (one_pair.value("manual_time_s"), one_pair.value("model_time_s")) == (110, 60)
+
+
+def test_an_auc_of_voxels_is_not_compared_with_that_of_masks(small):
+    run_paper(small / "study.toml", small / "a")
+    for name in ("in", "ex"):
+        for mask in (small / name).glob("*/mask.nii.gz"):
+            likely = nifti.read(mask).volume
+            data = np.asarray(likely.data, np.float32) * 0.8
+            nifti.write(likely.with_data(data), mask.with_name("probability.nii.gz"))
+    run_paper(small / "study.toml", small / "b")
+    measures = {row["measure"] for row in compare_studies(small / "a", small / "b")}
+    assert "dice" in measures
+    assert "auc" not in measures
+    settings = json.loads((small / "b" / "study.json").read_text(encoding="utf-8"))["settings"]
+    assert "voxels" in settings["AUC"]
+
+
 def table_tsv(path):
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t"))
@@ -282,6 +310,22 @@ def spoil_measure(folder):
     )
 
 
+def spoil_record(folder):
+    path = folder / "ex" / "ex002" / "run.json"
+    path.write_text('{"seconds_by_stage": {"a": Infinity}}')
+
+
+def spoil_target(folder):
+    (folder / "study.toml").write_text("target = [1, 9]" + STUDY)
+
+
+def spoil_covariate(folder):
+    rows = table_tsv(folder / "in.tsv")
+    write_rows(folder / "in.tsv", [{**row, "ki67": "nan"} for row in rows])
+    text = 'covariates = ["ki67"]' + STUDY + '[[subgroup]]\ncolumn = "ki67"\ncuts = [3]\n'
+    (folder / "study.toml").write_text(text)
+
+
 def spoil_split(folder):
     text = (folder / "study.toml").read_text()
     changed = text.replace('predictions = "in"', 'predictions = "in"\nsplit = "tset"')
@@ -299,8 +343,14 @@ def spoil_split(folder):
         (spoil_patient, "patient 'pin001' is in cohorts 'internal' and 'external'"),
         (spoil_number, "case in000: 'F' in column 'sex' is not a number"),
         (spoil_toml, "study.toml: not a TOML file"),
-        (spoil_time, "case in002, column 'manual_time_s': -3 s; expected more than 0"),
-        (spoil_measure, "measures: no case has 'mmc'; did you mean 'mcc'?"),
+        (
+            spoil_time,
+            "case in002, manual_time_s of the table or of run.json: -3 s; expected more than 0",
+        ),
+        (spoil_measure, "measures: no 'mmc' for every case; did you mean 'mcc'?"),
+        (spoil_record, "case ex002, model_time_s of the table or of run.json: inf s"),
+        (spoil_target, "target: label 9 occurs in no reference of cohort 'internal'"),
+        (spoil_covariate, "case in000: 'nan' in column 'ki67' is not a number"),
         (spoil_split, "no case with split 'tset'; found test"),
     ],
 )
@@ -372,6 +422,11 @@ def test_groups_between_cuts_leave_no_number_out():
         ("resamples = 3", "resamples is 3"),
         ("parts = []", "no 'parts'"),
         ("target = [0]", "above 0"),
+        ("seed = -1", "seed is -1"),
+        ("measures = []\ntested = []", "measures is empty"),
+        ("measures = ['dice', 'dice']\ntested = []", "name each once"),
+        ("[[subgroup]]\ncolumn = 'k'\ncuts = [nan]", "finite numbers"),
+        ("[[subgroup]]\ncolumn = 'k'\ncuts = [1000000, 1000001, 1000002]", "six digits"),
         ("[[cohort]]\nname = 'all'\ntable = 'b'", "cohort 'all'"),
         ("[[cohort]]\nname = 'a b'\ntable = 'b'\n[[cohort]]\nname = 'a-b'\ntable = 'b'", "alone"),
         (
@@ -472,7 +527,7 @@ def test_two_models_are_compared_patient_by_patient(small, capsys):
             lambda f: (f / "b" / "patients.csv").write_text(
                 (f / "b" / "patients.csv").read_text().replace("pin002", "other")
             ),
-            "patient 'pin002' of cohort 'internal' is in a only",
+            "patient 'pin002' of cohort 'internal' is in the first study only",
         ),
         (
             lambda f: (f / "b" / "patients.csv").write_text(

@@ -15,6 +15,7 @@ from brainmets.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
 ONE_CLASS = "all are of one class"
+TOO_FEW = "fewer than two of a class"
 NO_VARIANCE = "the areas have no variance"
 PAPER_AUC_NOTE = (
     "anti-conservative: voxels of one patient are taken for independent, so that groups without "
@@ -86,6 +87,8 @@ def delong(values: npt.ArrayLike, others: npt.ArrayLike, truth: npt.ArrayLike) -
         others: shape (n,), of the second, of the same patients in the same order.
         truth: shape (n,), whether each patient is positive.
     """
+    if 0 < min(np.sum(truth), np.size(truth) - np.sum(truth)) < 2:
+        return _no_test(TOO_FEW)
     first, second = (_placements_of(v, truth) for v in (values, others))
     if first is None or second is None:
         return _no_test(ONE_CLASS)

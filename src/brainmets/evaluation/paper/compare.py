@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,8 @@ def compare_studies(
     """Compare two folders that ``study`` wrote, patient by patient.
 
     Means of measures by Wilcoxon's test with BCa intervals of the mean difference; whether any
-    lesion of a patient was found by McNemar's. All tests of one cohort are one family.
+    lesion of a patient was found by McNemar's. All tests of one cohort are one family. AUC is left
+    out where one study's is that of voxels and the other's that of masks.
 
     Args:
         first: a study's folder.
@@ -44,9 +46,11 @@ def compare_studies(
         WriteError: the table cannot be written.
     """
     one, two = _patients(first), _patients(second)
-    _require_same(first, one, two)
-    _require_same(second, two, one)
+    _require_same("the first", one, two)
+    _require_same("the second", two, one)
     measures = [m for m in _measures(first) if m in _measures(second)]
+    if _auc(first) != _auc(second):
+        measures = [m for m in measures if m != "auc"]  # two different quantities
     rows: list[Cells] = []
     for cohort in dict.fromkeys(cohort for cohort, _ in one):
         keys = [key for key in one if key[0] == cohort]
@@ -68,20 +72,29 @@ def _patients(folder: Path) -> Patients:
         ) from error
 
 
+def _auc(folder: Path) -> str:
+    """What AUC is in this study, in words."""
+    return str(_record(folder)["settings"].get("AUC"))
+
+
 def _measures(folder: Path) -> list[str]:
+    return [str(name) for name in _record(folder)["study"]["measures"]]
+
+
+def _record(folder: Path) -> dict[str, Any]:
     try:
         stored = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return [str(name) for name in stored["study"]["measures"]]
+        return {"study": stored["study"], "settings": stored["settings"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CohortError(f"{folder.name}: no {RECORD} of a study in it") from error
 
 
-def _require_same(folder: Path, one: Patients, two: Patients) -> None:
+def _require_same(which: str, one: Patients, two: Patients) -> None:
     for key, row in one.items():
         cohort, patient = key
         if key not in two:
             raise CohortError(
-                f"patient {patient!r} of cohort {cohort!r} is in {folder.name} only; both studies "
+                f"patient {patient!r} of cohort {cohort!r} is in {which} study only; both studies "
                 "must be of the same patients"
             )
         for name in ("reference_lesions", "reference_mm3"):

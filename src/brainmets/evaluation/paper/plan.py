@@ -1,5 +1,6 @@
 """STUDY.toml: which cohorts, which subgroups, which scores."""
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -70,7 +71,12 @@ class Subgroup:
     cuts: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that the cuts ascend."""
+        """Check that the cuts ascend, and that no two groups have one name."""
+        if not all(map(math.isfinite, self.cuts)) or len(set(self.names)) < len(self.names):
+            raise ConfigError(
+                f"subgroup {self.column!r}: cuts {self.cuts}; expected finite numbers that differ "
+                "in six digits"
+            )
         if list(self.cuts) != sorted(set(self.cuts)):
             raise ConfigError(f"subgroup {self.column!r}: cuts {self.cuts}; expected ascending")
 
@@ -88,7 +94,9 @@ class Subgroup:
         try:
             number = float(value)
         except ValueError:
-            raise ConfigError(f"{value!r} in column {self.column!r} is not a number") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise ConfigError(f"{value!r} in column {self.column!r} is not a number")
         below = sum(number >= cut for cut in self.cuts)
         return self.names[below]
 
@@ -128,7 +136,15 @@ class Study:
     subgroups: tuple[Subgroup, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        """Check that what is tested is described, and the number of resamples."""
+        """Check that what is tested is described, that nothing is twice, and the numbers."""
+        for kind in ("measures", "tested", "covariates", "target"):
+            given = getattr(self, kind)
+            if len(set(given)) < len(given):
+                raise ConfigError(f"{kind}: {list(given)}; name each once")
+        if not self.measures:
+            raise ConfigError("measures is empty; name one score at least")
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}, expected 0 or more")
         for name in self.tested:
             if name not in self.measures:
                 raise ConfigError(f"tested has {name!r}, which measures lacks; add it there")

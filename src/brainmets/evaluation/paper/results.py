@@ -325,13 +325,18 @@ def _agreement(study: Study, group: Group) -> Iterator[Cells]:
             "value": scores[name].value, "low": bounds.low, "high": bounds.high,
             "reason": scores[name].reason or bounds.reason or "",
         }  # fmt: skip
-    if any(row.candidates for row in group.rows):
+    if patient_scores(group)[0]:
         yield _patient_auc(group)
 
 
 def patient_scores(group: Group) -> tuple[list[float], list[bool]]:
-    """The surest candidate of each patient with probabilities, and whether there is a lesion."""
-    rows = [row for row in group.rows if row.candidates]
+    """The surest candidate of each patient, and whether there is a lesion.
+
+    Nothing unless all scans have probabilities, by one decision rule.
+    """
+    rows = [row for row in group.rows if len(row.candidates) == row.cases]
+    if len(rows) < len(group.rows) or len({c.rule for r in rows for c in r.candidates}) > 1:
+        return [], []
     return (
         [max(c.surest for c in row.candidates) for row in rows],
         [any(c.scan.lesions for c in row.candidates) for row in rows],
@@ -340,19 +345,20 @@ def patient_scores(group: Group) -> tuple[list[float], list[bool]]:
 
 def _patient_auc(group: Group) -> Cells:
     found = area(*patient_scores(group))
-    half = Z_95 * math.sqrt(found.variance) if found.variance > 0 else math.nan
+    few = min(found.positives, found.negatives) < 2
+    half = Z_95 * math.sqrt(found.variance) if found.variance > 0 and not few else math.nan
+    reason = found.reason or ("fewer than two patients of a class" if few else "")
     return {
         "cohort": group.part.name, "measure": "patient_auc",
         "patients": found.positives + found.negatives, "value": found.value,
-        "low": max(found.value - half, 0), "high": min(found.value + half, 1),
-        "reason": found.reason or "",
+        "low": found.value - half, "high": found.value + half, "reason": reason,
     }  # fmt: skip
 
 
 def _calibration(study: Study, group: Group) -> Iterator[Cells]:
     """Share of lesion by probability, intervals drawn by patient; the last row is the error."""
-    rows = [row for row in group.rows if row.candidates]
-    if not rows:
+    rows = group.rows
+    if not all(len(row.candidates) == row.cases for row in rows):
         return
     kinds = ("voxels", "lesion", "probability")
     counts = [

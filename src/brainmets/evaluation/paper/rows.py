@@ -29,7 +29,7 @@ TIMES = ("manual_time_s", "model_time_s")
 MASK_AUC, VOXEL_AUC = "mask_auc", "roc_auc"
 """A mask is a classifier of one threshold: its area is (sensitivity + specificity) / 2."""
 
-KEPT = {"values", "reasons", "found", "lesions", "candidates"}
+KEPT = {"values", "reasons", "found", "lesions", "candidates", "target_found"}
 """Of a case, as JSON."""
 
 COMPUTED = ("reference_lesions", "reference_mm3", "predicted_lesions")
@@ -69,6 +69,7 @@ class Row:
         found: lesions found of each size bin.
         lesions: lesions there of each size bin.
         candidates: for the free-response curve, of each scan that has probabilities.
+        target_found: which of the study's target labels the reference holds.
     """
 
     patient: str
@@ -79,6 +80,7 @@ class Row:
     found: Mapping[str, int] = field(default_factory=dict)
     lesions: Mapping[str, int] = field(default_factory=dict)
     candidates: tuple[Candidates, ...] = ()
+    target_found: tuple[int, ...] = ()
 
     def value(self, name: str) -> float:
         """A score or time, NaN where there is none."""
@@ -94,6 +96,7 @@ class Group:
         rows: one a patient, in the table's order.
         cases: where their files lie, in the table's order.
         listed: cases in the table.
+        auc: what AUC is in this study: ``roc_auc`` or ``mask_auc``.
         mixed: only some scans of the study have probabilities.
     """
 
@@ -101,6 +104,7 @@ class Group:
     rows: tuple[Row, ...]
     cases: tuple[Case, ...]
     listed: int
+    auc: str = MASK_AUC
     mixed: bool = False
 
     @property
@@ -145,6 +149,8 @@ def gather(
         rows = []
         with in_order(min(workers, len(jobs)), network=False) as run:
             for row in run(_row, jobs):
+                if scored:
+                    _require_measures(study, row)
                 rows.append(row)
                 done += 1
                 if progress is not None:
@@ -153,10 +159,10 @@ def gather(
     held = [row for rows in found for row in rows if MASK_AUC in row.values]
     auc = VOXEL_AUC if all(VOXEL_AUC in row.values for row in held) else MASK_AUC
     mixed = auc == MASK_AUC and any(VOXEL_AUC in row.values for row in held)
-    _require_measures(study, held)
+    _require_targets(study, found)
     return _require_apart(
         [
-            Group(part, merged([_with_auc(r, auc) for r in rows]), cases, listed, mixed=mixed)
+            Group(part, merged([_with_auc(r, auc) for r in rows]), cases, listed, auc, mixed=mixed)
             for part, rows, (cases, listed) in zip(study.parts, found, chosen, strict=True)
         ]
     )
@@ -170,18 +176,36 @@ def _with_auc(row: Row, which: str) -> Row:
     return replace(row, values={**row.values, "auc": row.values[which]}, reasons=reasons)
 
 
-def _require_measures(study: Study, rows: Sequence[Row]) -> None:
-    """Refuse a measure that no case has: it is misspelt, or needs probabilities.
+def _require_targets(study: Study, found: Sequence[Sequence[Row]]) -> None:
+    """Refuse a target label that no reference of a cohort holds: the number is wrong.
 
     Raises:
         ConfigError: there is one.
     """
-    known = {"auc", *(name for row in rows for name in row.values)} - set(TIMES)
+    for part, rows in zip(study.parts, found, strict=True):
+        if part.role == DESCRIBED:
+            continue
+        held = {label for row in rows for label in row.target_found}
+        for label in study.target:
+            if label not in held:
+                raise ConfigError(
+                    f"target: label {label} occurs in no reference of cohort {part.name!r}; check "
+                    "the number"
+                )
+
+
+def _require_measures(study: Study, row: Row) -> None:
+    """Refuse a measure that a case does not have: it is misspelt, or needs probabilities.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    known = {"auc", *row.values} - set(TIMES)
     for name in study.measures:
-        if rows and name not in known:
+        if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-            raise ConfigError(f"measures: no case has {name!r}; {hint}")
+            raise ConfigError(f"measures: no {name!r} for every case; {hint}")
 
 
 def _chosen(study: Study, part: Part, folder: Path) -> tuple[tuple[Case, ...], int]:
@@ -260,6 +284,7 @@ def _row(job: _Job) -> Row:
         found=stored["found"],
         lesions=stored["lesions"],
         candidates=_candidates(stored["candidates"]),
+        target_found=tuple(stored["target_found"]),
     )
 
 
@@ -298,6 +323,7 @@ def _plain(scores: CaseScores) -> dict[str, Any]:
         "reasons": reasons,
         "lesions": {name: there[name] for name in SIZE_BINS},
         "found": {name: met[name] for name in SIZE_BINS},
+        "target_found": list(scores.target_found),
     }
 
 
@@ -318,19 +344,24 @@ def _announced(
 
 
 def _times(case: Case, prediction: Path | None) -> dict[str, float]:
-    """Seconds by hand and by the model; the model's from run.json where the table has none."""
+    """Seconds by hand and by the model; the model's from run.json where the table has none.
+
+    Raises:
+        CohortError: a time that is not a finite number above 0.
+    """
     times = {name: float(case.row[name]) for name in TIMES if case.row.get(name)}
-    for name, seconds in times.items():
-        if seconds <= 0:
-            raise CohortError(
-                f"case {case.case_id}, column {name!r}: {seconds:g} s; expected more than 0"
-            )
     if "model_time_s" not in times and prediction is not None:
         try:
             record = json.loads(prediction.with_name("run.json").read_text(encoding="utf-8"))
             times["model_time_s"] = math.fsum(record["seconds_by_stage"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass  # a mask of somebody else's has no such record
+    for name, seconds in times.items():
+        if not (math.isfinite(seconds) and seconds > 0):
+            raise CohortError(
+                f"case {case.case_id}, {name} of the table or of run.json: {seconds:g} s; expected "
+                "more than 0"
+            )
     return times
 
 
@@ -347,11 +378,15 @@ def merged(rows: Sequence[Row]) -> tuple[Row, ...]:
 
 def _one(rows: Sequence[Row]) -> Row:
     values, reasons = {}, {}
+    timed = [row for row in rows if all(name in row.values for name in TIMES)]
     for name in dict.fromkeys(name for row in rows for name in row.values):
-        defined = [row.value(name) for row in rows if not math.isnan(row.value(name))]
+        used = (timed or rows) if name in TIMES else rows  # pairs of one and the same scan
+        defined = [row.value(name) for row in used if not math.isnan(row.value(name))]
         values[name] = math.fsum(defined) / len(defined) if defined else math.nan
         if not defined:
             reasons[name] = rows[0].reasons.get(name, "no value")
+    if not timed and all(name in values for name in TIMES):  # of different scans: no pair
+        values["manual_time_s"] = math.nan
     shared = {
         name: text if all(row.columns.get(name) == text for row in rows) else ""
         for name, text in rows[0].columns.items()

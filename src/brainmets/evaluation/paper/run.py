@@ -20,7 +20,7 @@ from brainmets.evaluation.paper.figures import figures_of
 from brainmets.evaluation.paper.page import render
 from brainmets.evaluation.paper.plan import DESCRIBED, Study, file_name, read_study
 from brainmets.evaluation.paper.results import Cells, Results, results_of
-from brainmets.evaluation.paper.rows import Group, gather
+from brainmets.evaluation.paper.rows import MASK_AUC, VOXEL_AUC, Group, gather
 from brainmets.evaluation.pictures import WorstCase, worst_cases
 from brainmets.io.storage import (
     destination,
@@ -37,6 +37,11 @@ LOWEST, HIGHEST = 4, 2
 
 SIGNS = ("study", "files", "warnings")
 """Keys by which the record is known for one of ours."""
+
+AUC_IN_WORDS = {
+    MASK_AUC: "mean of sensitivity and specificity of the mask",
+    VOXEL_AUC: "area under the ROC curve of the voxels' probabilities",
+}
 
 Figures = dict[str, dict[str, dict[str, bytes]]]
 
@@ -113,6 +118,7 @@ def settings_of(study: Study, groups: Sequence[Group]) -> dict[str, Any]:
         "measures": list(study.measures),
         "tested": list(study.tested),
         "subgroups": [f"{s.column} {list(s.cuts) or ''}".strip() for s in study.subgroups],
+        "AUC": AUC_IN_WORDS[next((g.auc for g in groups if g.part.role != DESCRIBED), MASK_AUC)],
         "reference labels": list(study.target) or "all above 0",
         "seed": study.seed,
         "resamples": study.resamples,
@@ -194,7 +200,7 @@ def _patients(study: Study, groups: Sequence[Group]) -> list[Cells]:
             "cohort": group.part.name,
             "patient": row.patient,
             "cases": row.cases,
-            **{c: row.columns.get(c, "") for c in columns if c not in names},
+            **{f"by {c}": row.columns.get(c, "") for c in columns if c not in names},
             **{name: row.value(name) for name in names},
             "undefined": "; ".join(f"{k}: {v}" for k, v in row.reasons.items() if k in names),
         }
