@@ -23,6 +23,7 @@ import numpy as np
 from scipy import stats
 
 import record
+from brainmets.evaluation.paper.auc import area, paper_auc_test
 from brainmets.evaluation.paper.comparisons import compare_groups, compare_pairs, saving
 from brainmets.evaluation.paper.families import holm
 from brainmets.evaluation.statistics import bootstrap
@@ -86,6 +87,20 @@ def cover(job: tuple[int, int]) -> dict[str, bool]:
     }
 
 
+def pooled(seed: int) -> tuple[float, float]:
+    """P of the papers' test on pooled voxels, and of ranks of patients, nothing differing."""
+    rng = np.random.default_rng([4, seed])
+    areas, patients = [], []
+    truth = np.tile(np.r_[np.ones(50), np.zeros(50)], PATIENTS // 2)
+    for _ in range(2):
+        shift = np.repeat(rng.normal(1.5, 0.5, PATIENTS // 2), 100)
+        values = rng.normal(0, 1, truth.size) + shift * truth
+        areas.append(area(values, truth))
+        pairs = zip(np.split(values, PATIENTS // 2), np.split(truth, PATIENTS // 2), strict=True)
+        patients.append([area(v, t).value for v, t in pairs])
+    return paper_auc_test(*areas).p, compare_groups(dict(enumerate(patients)), rng).p
+
+
 def rows_only() -> dict[str, Any]:
     """Rejections and coverage."""
     with Pool() as pool:
@@ -95,6 +110,7 @@ def rows_only() -> dict[str, Any]:
             str(n): _shares(pool.map(cover, [(n, s) for s in range(COHORTS)], chunksize=50))
             for n in SIZES
         }
+        areas = np.array(pool.map(pooled, range(COHORTS), chunksize=50))
     each = (p < 0.05).mean(axis=0)
     return {
         "cohorts": COHORTS,
@@ -103,6 +119,9 @@ def rows_only() -> dict[str, Any]:
         "rejected": {"least": float(each.min()), "most": float(each.max())},
         "families_after_holm": float((adjusted < 0.05).any(axis=1).mean()),
         "coverage": coverage,
+        "pooled_voxels": dict(
+            zip(("paper_auc_test", "patients"), (areas < 0.05).mean(axis=0).tolist(), strict=True)
+        ),
     }
 
 

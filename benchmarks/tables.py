@@ -271,7 +271,14 @@ def _study(result: dict[str, Any]) -> str:
         f"{100 * rows['families_after_holm']:.1f} % of the families hold a false rejection. How "
         "often 95 % intervals hold the truth, of skewed scores:"
     )
-    parts = ["## A study without differences", told, table]
+    areas = rows["pooled_voxels"]
+    pooled = (
+        "Areas of pooled voxels, compared as if voxels were independent (`paper_auc_test`; 50 "
+        f"voxels of either class a patient), differ at 0.05 in {100 * areas['paper_auc_test']:.0f} "
+        "% of the cohorts though nothing does; ranks of the same patients' areas in "
+        f"{100 * areas['patients']:.1f} %."
+    )
+    parts = ["## A study without differences", told, table, pooled]
     if (whole := result["value"].get("images")) is not None:
         peak = whole["peak_bytes_of_largest_process"] / 1e6
         found = _table(

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from brainmets.apps import cli
+from brainmets.cohort import read_cohort
+from brainmets.config import Recipe
 from brainmets.io import nifti
 from brainmets.training.model import FrozenSplit, plan_training
+from brainmets.training.store import prepare_cohort
 from brainmets.volume import Grid, Volume
 from training_cases import write_case
 
@@ -155,3 +158,28 @@ def test_the_split_command_freezes_what_training_obeys(folder, capsys):
     assert run("cohort", "split", folder / "cohort.tsv", "-o", split, "--folds", 3) == 0
     folded = plan_training(folder / "cohort.tsv", "m", frozen=FrozenSplit(split, 1))
     assert {c.case_id for c in folded.test} == {"a", "d", "g"}
+
+
+def test_what_was_prepared_is_what_training_uses(folder, capsys):
+    work = folder / "work"
+    assert run("cohort", "prepare", folder / "cohort.tsv", "--work", work) == 0
+    assert "7 cases prepared" in capsys.readouterr().out
+    before = {p.name: p.stat().st_mtime_ns for p in (work / "store").iterdir()}
+    cohort = read_cohort(folder / "cohort.tsv")
+    opened = prepare_cohort(cohort.with_masks(), Recipe(), work / "store")
+    assert {case.key for case in opened} == before.keys()
+    assert {p.name: p.stat().st_mtime_ns for p in (work / "store").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--encoder", "absent.pth"), "absent.pth: no such file; give torchvision's resnet34"),
+        (("--loss", "blob"), "loss is 'blob', expected one of dice+ce, dice+ce+cc"),
+        (("--split", "absent.tsv"), "absent.tsv: not a readable split"),
+    ],
+)
+def test_options_of_training_that_cannot_be_are_refused(folder, capsys, words, said):
+    assert run("train", folder / "cohort.tsv", "-o", folder / "m.brainmets", *words) == 2
+    assert said in capsys.readouterr().err
+    assert not (folder / "m.brainmets").exists()

@@ -256,3 +256,14 @@ def test_a_checkpoint_from_before_the_choice_of_a_loss_resumes(cases, tmp_path):
     torch.save(saved, checkpoint)
     with pytest.raises(ConfigError, match="other settings"):
         train(cases, ARCHITECTURE, replace(TRAINING, loss="dice+ce+cc"), checkpoint)
+
+
+def test_a_run_does_not_resume_from_another_start(cases, tmp_path):
+    checkpoint = tmp_path / "run.pt"
+    first, second = (
+        weights_of(train(cases, ARCHITECTURE, replace(TRAINING, seed=s), tmp_path / f"{s}.pt"))
+        for s in (1, 2)
+    )
+    train(cases, ARCHITECTURE, TRAINING, checkpoint, start=first, until=2)
+    with pytest.raises(ConfigError, match="other settings"):
+        train(cases, ARCHITECTURE, TRAINING, checkpoint, start=second)

@@ -57,6 +57,30 @@ def check(
 
 
 @cohort.command()
+def prepare(
+    table: Annotated[Path, typer.Argument(metavar="COHORT", help="Table or folder, with masks.")],
+    work: Annotated[Path, typer.Option(help="Folder that train --work is to use.")],
+    target: Annotated[
+        list[int] | None,
+        typer.Option(help="Mask labels that are lesion; all above 0 by default (BraTS: 1 and 3)."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
+) -> None:
+    """Prepare every scan for training; started again, it goes on where it stopped."""
+    from brainmets.apps.progress import steps
+    from brainmets.cohort import read_cohort
+    from brainmets.config import Recipe
+    from brainmets.training.store import prepare_cohort
+
+    with steps(screen, "preparing") as progress:
+        cases = prepare_cohort(
+            read_cohort(table).with_masks(), Recipe(), work / "store",
+            target_labels=tuple(target) if target else None, workers=workers, progress=progress,
+        )  # fmt: skip
+    typer.echo(f"{len(cases)} cases prepared: {work}")
+
+
+@cohort.command()
 def split(
     table: Annotated[Path, typer.Argument(metavar="COHORT", help="Table or folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The split to write, a .tsv file.")],

@@ -19,7 +19,8 @@ TOO_FEW = "fewer than two of a class"
 NO_VARIANCE = "the areas have no variance"
 PAPER_AUC_NOTE = (
     "anti-conservative: voxels of one patient are taken for independent, so that groups without "
-    "any difference are told apart far more often than the level says"
+    "any difference are told apart far more often than the level says: at 0.05 in 39 % of "
+    "simulated cohorts (benchmarks/study.py)"
 )
 
 
