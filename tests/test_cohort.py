@@ -1,5 +1,6 @@
 """Cohorts: names of cases, tables and folders."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -197,3 +198,33 @@ def test_files_named_in_a_table_are_relative_to_the_table(tmp_path, monkeypatch)
     case = read_cohort(table).cases[0]
     assert case.image.is_file()
     assert Path(case.row["prediction"]).is_file()
+
+
+def nnunet(folder, channels, names=("a", "b")):
+    for sub in ("imagesTr", "labelsTr"):
+        (folder / sub).mkdir(parents=True)
+    (folder / "dataset.json").write_text(json.dumps({"channel_names": channels}))
+    for name in names:
+        for number in channels:
+            (folder / "imagesTr" / f"{name}_{int(number):04d}.nii.gz").touch()
+    (folder / "labelsTr" / "a.nii.gz").touch()
+    return folder
+
+
+@pytest.mark.parametrize("channels", [{"0": "MRI"}, {"0": "T1", "1": "T1ce", "2": "FLAIR"}])
+def test_a_raw_dataset_of_nnunet_is_a_cohort_of_its_t1c(tmp_path, channels):
+    cohort = read_cohort(nnunet(tmp_path / "Dataset001", channels))
+    number = 0 if len(channels) == 1 else 1
+    assert [c.image.name for c in cohort] == [f"{n}_{number:04d}.nii.gz" for n in "ab"]
+    assert [c.case_id for c in cohort.with_masks()] == ["a"]
+
+
+def test_a_raw_dataset_that_does_not_say_which_channel_is_refused(tmp_path):
+    with pytest.raises(CohortError, match="expected one that is called t1c"):
+        read_cohort(nnunet(tmp_path / "one", {"0": "T1", "1": "FLAIR"}))
+    folder = nnunet(tmp_path / "two", {"0": "T1c"}, names=())
+    with pytest.raises(CohortError, match="in imagesTr"):
+        read_cohort(folder)
+    (folder / "dataset.json").write_text("{}")
+    with pytest.raises(CohortError, match=r"no dataset\.json with channel_names"):
+        read_cohort(folder)

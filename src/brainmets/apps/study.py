@@ -76,4 +76,4 @@ def compare(
         for row in compare_studies(first, second, out)
     ]  # fmt: skip
     header = ("cohort", "score", "n", "A", "B", "A − B", "95 % interval", "p (Holm)")
-    print_table("Paired differences", header, rows)
+    print_table("Paired differences; p adjusted over the rows of a cohort", header, rows)
