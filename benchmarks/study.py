@@ -3,8 +3,8 @@
 python benchmarks/study.py                 # rows of patients: 2,000 cohorts without a difference
 python benchmarks/study.py --images        # then 379 + 91 + 172 patients at 240×240×155
 
-The masks of the second part are ellipsoids in the sizes that metastases have; predictions are
-degraded copies, worse for lung. Nothing here says how well a model works.
+The masks of the second part are the simulator's metastases in its heads; predictions are degraded
+copies, worse for lung. Nothing here says how well a model works.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import numpy.typing as npt
+from scipy import ndimage, stats
 
 import record
 from brainmets.evaluation.paper.auc import area, paper_auc_test
@@ -28,6 +29,9 @@ from brainmets.evaluation.paper.comparisons import compare_groups, compare_pairs
 from brainmets.evaluation.paper.families import holm
 from brainmets.evaluation.statistics import bootstrap
 from brainmets.io import nifti
+from brainmets.simulate.anatomy import Anatomy, embedded_head
+from brainmets.simulate.contrast import warp
+from brainmets.simulate.metastases import paint, plan_metastases
 from brainmets.volume import Grid, Volume
 
 COHORTS = 2000
@@ -37,7 +41,7 @@ RESAMPLES = 2000
 SHAPES = {"dice": (8, 2), "auc": (20, 1.5), "lesion_sensitivity": (4, 1)}
 """Of beta distributions: skewed as scores are."""
 
-GRID = Grid((240, 240, 155), np.diag([0.833, 0.833, 1.0, 1.0]))
+GRID = Grid((240, 240, 155), np.eye(4))
 PARTS = {"training": 379, "internal": 91, "external": 172}
 
 
@@ -196,27 +200,61 @@ def _found(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _heads() -> list[Anatomy]:
+    """A few warped heads, made once a process."""
+    if not HEADS:
+        head = embedded_head()
+        HEADS.extend(warp(head, np.random.default_rng([5, n])) for n in range(4))
+    return HEADS
+
+
+HEADS: list[Anatomy] = []
+
+
+def _truth(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """The simulator's metastases in one of its heads, cut to the study's grid."""
+    head = _heads()[int(rng.integers(len(HEADS)))]
+    plans = plan_metastases(head, int(min(1 + rng.geometric(0.35), 12)), rng)
+    occupancy = paint(np.zeros(head.labels.shape, np.float32), head, plans, rng)
+    data = np.zeros(GRID.shape, np.uint8)
+    brain = np.argwhere(head.labels > 0)[::997].mean(axis=0)
+    shift = np.round(np.array(GRID.shape) / 2 - brain).astype(int)
+    at = np.argwhere(occupancy >= 0.5) + shift
+    at = at[((at >= 0) & (at < GRID.shape)).all(axis=1)]
+    data[tuple(at.T)] = 1
+    return data
+
+
+def _degraded(
+    truth: npt.NDArray[np.uint8], rng: np.random.Generator, *, lung: bool
+) -> npt.NDArray[np.uint8]:
+    """A reader worse for lung: small lesions missed, others outlined too small, some invented."""
+    found = np.zeros_like(truth)
+    labels, _ = ndimage.label(truth, np.ones((3, 3, 3)))
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        inside = np.pad(labels[box] == number, 1)
+        radius = (inside.sum() * 3 / (4 * np.pi)) ** (1 / 3)
+        if rng.random() >= (0.75 if lung else 0.88) * min(1, radius / 2):
+            continue
+        depth = ndimage.distance_transform_edt(inside)
+        lost = abs(rng.normal(0.22 if lung else 0.1, 0.05)) * depth.max()
+        kept = depth > max(lost, 0.5) + 0.4 * rng.random()
+        found[box] |= kept[1:-1, 1:-1, 1:-1].astype(np.uint8)
+    if rng.random() < 0.4:
+        _ellipsoid(found, rng.uniform([60, 60, 50], [180, 180, 110]), rng.uniform(1.5, 3, 3))
+    return found
+
+
 def _patient(job: tuple[Path, str, int]) -> dict[str, Any]:
     folder, part, number = job
     rng = np.random.default_rng([3, *part.encode(), number])
     case = f"{part}{number:03d}"
     lung = bool(rng.random() < 0.55)
-    truth, found = (np.zeros(GRID.shape, np.uint8) for _ in range(2))
-    for _ in range(min(1 + rng.geometric(0.35), 12)):
-        radius = float(np.clip(rng.lognormal(1.6, 0.6), 1.2, 18))
-        axes = radius * rng.uniform(0.75, 1.3, 3)
-        centre = rng.uniform([60, 60, 50], [180, 180, 110])
-        _ellipsoid(truth, centre, axes)
-        seen = rng.random() < (0.75 if lung else 0.88) * min(1, radius / 3)
-        if seen:
-            shrink = rng.normal(0.8 if lung else 0.93, 0.06)
-            _ellipsoid(found, centre + rng.normal(0, 0.5, 3), axes * shrink)
-    if rng.random() < 0.4:
-        _ellipsoid(found, rng.uniform([60, 60, 50], [180, 180, 110]), rng.uniform(1.5, 3, 3))
+    truth = _truth(rng)
     _write(truth, folder / f"{case}-seg.nii.gz")
     place = folder / part / case
     place.mkdir(parents=True, exist_ok=True)
-    _write(found, place / "mask.nii.gz")
+    _write(_degraded(truth, rng, lung=lung), place / "mask.nii.gz")
     seconds = float(rng.normal(67, 6))
     (place / "run.json").write_text(json.dumps({"seconds_by_stage": {"all": seconds}}))
     return {

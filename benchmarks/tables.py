@@ -262,7 +262,10 @@ def _study(result: dict[str, Any]) -> str:
     names = list(next(iter(rows["coverage"].values())))
     table = _table(
         ["patients", *names],
-        [[n, *(f"{100 * c[name]:.1f} %" for name in names)] for n, c in rows["coverage"].items()],
+        [
+            [n, *(f"{100 * c[name]:.1f} %" for name in names)]
+            for n, c in sorted(rows["coverage"].items(), key=lambda item: int(item[0]))
+        ],
     )
     told = (
         f"{rows['cohorts']} simulated cohorts of {rows['patients']} patients' rows in which "

@@ -65,6 +65,23 @@ def test_one_class_has_no_area():
         area([1, 2, 3], [0, 1])
 
 
+def test_an_area_is_procs_to_the_last_digit():
+    """Robin et al. 2011 (BMC Bioinformatics 12:77): WFNS grade against outcome.
+
+    Patients by grade I to V, of good and of poor outcome, after Turck et al. 2010 (Intensive Care
+    Med 36:107); area and variance are those that pROC gives.
+    """
+    counts = {"good": (37, 20, 3, 8, 4), "poor": (2, 12, 1, 8, 18)}
+    grades, poor = (
+        np.concatenate([np.repeat(column, by) for by in counts.values()])
+        for column in (np.arange(5), np.zeros(5))
+    )
+    poor[sum(counts["good"]) :] = 1
+    found = area(grades, poor)
+    assert found.value == pytest.approx(0.823678861788618, abs=1e-12)
+    assert found.variance == pytest.approx(0.00146991470882363, abs=1e-14)
+
+
 def test_hanley_and_mcneils_worked_example():
     """Their paper: 58 normal and 51 abnormal, area 0.893, standard error 0.032."""
     assert math.sqrt(hanley_mcneil(Area(0.893, math.nan, 51, 58))) == pytest.approx(0.032, abs=1e-3)

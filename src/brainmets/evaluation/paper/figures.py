@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +62,37 @@ def figures_of(study: Study, group: Group, results: Results) -> dict[str, dict[s
     if both:
         plots["times"] = (_times(both), (4.7, 3.3))
     return {name: _drawn(plot, size) for name, (plot, size) in plots.items()}
+
+
+def flow_figure(results: Results) -> dict[str, bytes]:
+    """How each cohort's scans became patients, as boxes from top to bottom."""
+    rows = results.tables["flow"]
+    size = (2.5 * max(len(rows), 1), 2.7)
+    return _drawn(_flow(rows), size)
+
+
+def _flow(rows: Sequence[Cells]) -> Plot:
+    def plot(axes: "Axes") -> None:
+        style = {"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": SOFT}
+        arrow = {"arrowstyle": "->", "color": SOFT, "shrinkA": 13, "shrinkB": 13}
+        for place, row in enumerate(rows):
+            steps = [f"{row['cohort']} ({row['role']})\n{row['scans_in_table']} scans in the table"]
+            steps += [f"{row['scans_analysed']} scans analysed", f"{row['patients']} patients"]
+            if not math.isnan(row["without_lesion"]):
+                ill = row["patients"] - row["without_lesion"]
+                steps[-1] += f"\n{ill} with, {row['without_lesion']} without a lesion"
+            heights = [2.0, 1.0, 0.0]
+            for text, height in zip(steps, heights, strict=True):
+                axes.text(place, height, text, ha="center", va="center", fontsize=8, bbox=style)
+            for above, below in pairwise(heights):
+                axes.annotate("", (place, below), (place, above), arrowprops=arrow)
+            if row["of_another_split"]:
+                text = f"{row['of_another_split']} of another split"
+                axes.text(place + 0.06, 1.5, text, fontsize=7, color=SOFT, va="center")
+        axes.set(xlim=(-0.6, len(rows) - 0.4), ylim=(-0.5, 2.5))
+        axes.axis("off")
+
+    return plot
 
 
 def _by_subgroup(study: Study, group: Group) -> dict[str, dict[str, list[float]]]:

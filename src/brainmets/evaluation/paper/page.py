@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from brainmets.evaluation.page import environment
+from brainmets.evaluation.paper.checklists import OPEN
+from brainmets.evaluation.paper.guidelines import guidelines
 from brainmets.evaluation.paper.plan import ALL, Study, file_name
-from brainmets.evaluation.paper.results import Cells, Results
+from brainmets.evaluation.paper.results import Cells, Results, address
 from brainmets.evaluation.paper.rows import Group
 from brainmets.evaluation.paper.words import findings, methods, name_of, number, p_text
 from brainmets.evaluation.pictures import WorstCase
@@ -30,13 +32,6 @@ class Table:
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-
-
-def address(results: Results, table: str, row: Cells, column: str) -> str:
-    """``tests.csv#cell=4,7``: rows and columns from 1, the header is row 1 (RFC 7111)."""
-    rows = results.tables[table]
-    line = next(n for n, other in enumerate(rows) if other is row)
-    return f"{table}.csv#cell={line + 2},{list(row).index(column) + 1}"
 
 
 def render(  # what the page shows
@@ -67,7 +62,9 @@ def render(  # what the page shows
             title=study.title,
             findings=findings(study, groups, results),
             methods=methods(study, scored, settings),
-            flow=_flow(groups),
+            flow=_flow(results),
+            flow_picture=_uri(figures[ALL]["flow"]["svg"]),
+            checklists=_checklists(results),
             table1=_table1(groups, results),
             overall=_overall(study, scored, results),
             subgroups=[t for g in scored for t in _subgroups(study, g, results)],
@@ -84,35 +81,60 @@ def render(  # what the page shows
                 (cohort, name, f"{file_name(cohort)}-{file_name(name)}", _uri(files["svg"]))
                 for cohort, named in figures.items()
                 for name, files in named.items()
+                if cohort != ALL
             ],
             settings=settings,
         )
     )
 
 
+def _at(results: Results, table: str, row: Cells, column: str) -> str:
+    return address(results.tables, table, row, column)
+
+
 def _uri(svg: bytes) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"
 
 
-def _flow(groups: Sequence[Group]) -> list[tuple[str, str, int, int, int, int]]:
-    return [
-        (
-            group.part.name,
-            group.part.role,
-            group.listed,
-            group.left_out,
-            sum(row.cases for row in group.rows),
-            len(group.rows),
-        )
-        for group in groups
+def _flow(results: Results) -> Table:
+    columns = ("scans_in_table", "of_another_split", "scans_analysed", "patients", "without_lesion")
+    lines = [
+        [
+            Cell(row["cohort"]),
+            Cell(row["role"]),
+            *(Cell(_counted(row[column]), _at(results, "flow", row, column)) for column in columns),
+        ]
+        for row in results.tables["flow"]
     ]
+    return Table("Flow", ["cohort", "role", *(c.replace("_", " ") for c in columns)], lines)
+
+
+def _counted(value: float) -> str:
+    return "–" if math.isnan(value) else str(value)
+
+
+def _checklists(results: Results) -> list[tuple[str, str, str, Table]]:
+    """Name, source, how much of it is answered, and the items of each checklist."""
+    found = []
+    for one in guidelines().checklists:
+        rows = [r for r in results.tables["checklists"] if r["checklist"] == one.name]
+        lines = [
+            [Cell(r["item"]), Cell(r["topic"], small=r["key"]), Cell(r["answer"], r["cell"]),
+             Cell(r["by"])]
+            for r in rows
+        ]  # fmt: skip
+        count = sum(r["by"] != OPEN for r in rows)
+        told = f"{count} of {len(rows)} items answered, wholly or in part"
+        header = ["item", "topic and key", "answer", "by"]
+        found.append((one.name, one.source, told, Table("", header, lines)))
+    return found
 
 
 def _value(results: Results, table: str, row: Cells, column: str, ends: str = "") -> Cell:
     """A number, with its interval in small."""
     low, high = (row.get(f"{ends}{end}", math.nan) for end in ("low", "high"))
     small = "" if math.isnan(low) else f"{number(low)} to {number(high)}"
-    return Cell(number(row[column]), address(results, table, row, column), small)
+    return Cell(number(row[column]), _at(results, table, row, column), small)
 
 
 def _table1(groups: Sequence[Group], results: Results) -> Table:
@@ -132,11 +154,9 @@ def _table1(groups: Sequence[Group], results: Results) -> Table:
 
 def _count(results: Results, row: Cells) -> Cell:
     if row["summary"]:
-        return Cell(
-            row["summary"], address(results, "table1", row, "summary"), f"n = {row['count']}"
-        )
+        return Cell(row["summary"], _at(results, "table1", row, "summary"), f"n = {row['count']}")
     share = "" if math.isnan(row["share"]) else f"{100 * row['share']:.1f} %"
-    return Cell(str(row["count"]), address(results, "table1", row, "count"), share)
+    return Cell(str(row["count"]), _at(results, "table1", row, "count"), share)
 
 
 def _overall(study: Study, groups: Sequence[Group], results: Results) -> Table:
@@ -151,7 +171,7 @@ def _overall(study: Study, groups: Sequence[Group], results: Results) -> Table:
             line += [
                 _value(results, "results", row, "mean", "mean_"),
                 _value(results, "results", row, "median", "median_"),
-                Cell(str(row["patients"]), address(results, "results", row, "patients")),
+                Cell(str(row["patients"]), _at(results, "results", row, "patients")),
             ]
         lines.append(line)
     return Table("Scores by cohort", header, lines)
@@ -184,11 +204,11 @@ def _tests(results: Results) -> Table:
         cells = [Cell(row["cohort"]), Cell(f"{name_of(row['measure'])} by {row['subgroup']}")]
         cells += [Cell(row["groups"]), Cell(row["test"] or row["reason"])]
         cells += [
-            Cell(p_text(row[key]).removeprefix("= "), address(results, "tests", row, key))
+            Cell(p_text(row[key]).removeprefix("= "), _at(results, "tests", row, key))
             for key in ("p", "p_holm", "p_bh")
         ]
         cells += [Cell(row["effect"]), _value(results, "tests", row, "size")]
-        cells.append(Cell(number(row["detectable"]), address(results, "tests", row, "detectable")))
+        cells.append(Cell(number(row["detectable"]), _at(results, "tests", row, "detectable")))
         lines.append(cells)
     header = ["cohort", "comparison", "patients", "test", "p", "Holm p", "BH p", "effect", "size"]
     return Table("Differences between groups", [*header, "detectable"], lines)
@@ -204,10 +224,10 @@ def _times(results: Results) -> Table:
             [
                 Cell(row["cohort"]),
                 Cell(str(row["patients"])),
-                *(Cell(f"{row[k]:.1f}", address(results, "times", row, k)) for k in keys),
+                *(Cell(f"{row[k]:.1f}", _at(results, "times", row, k)) for k in keys),
                 _seconds(results, row),
-                Cell(share, address(results, "times", row, "saved_share"), ends),
-                Cell(p_text(row["p"]).removeprefix("= "), address(results, "times", row, "p")),
+                Cell(share, _at(results, "times", row, "saved_share"), ends),
+                Cell(p_text(row["p"]).removeprefix("= "), _at(results, "times", row, "p")),
             ]
         )
     header = ["cohort", "n", "by hand, mean s", "model, mean s", "by hand, median s"]
@@ -217,7 +237,7 @@ def _times(results: Results) -> Table:
 
 def _seconds(results: Results, row: Cells) -> Cell:
     ends = f"{row['saved_low_s']:.1f} to {row['saved_high_s']:.1f}"
-    return Cell(f"{row['saved_mean_s']:.1f}", address(results, "times", row, "saved_mean_s"), ends)
+    return Cell(f"{row['saved_mean_s']:.1f}", _at(results, "times", row, "saved_mean_s"), ends)
 
 
 def _lesions(groups: Sequence[Group], results: Results) -> Table:
@@ -231,7 +251,8 @@ def _lesions(groups: Sequence[Group], results: Results) -> Table:
             row = by[size, name]
             line.append(
                 Cell(
-                    f"{row['found']} of {row['lesions']}", address(results, "lesions", row, "found")
+                    f"{row['found']} of {row['lesions']}",
+                    _at(results, "lesions", row, "found"),
                 )
             )
             line.append(_value(results, "lesions", row, "sensitivity"))
@@ -257,8 +278,11 @@ def _calibration(results: Results) -> Table:
         [
             Cell(row["cohort"]),
             Cell(row["probability"]),
-            Cell(str(row["voxels"]), address(results, "calibration", row, "voxels")),
-            Cell(number(row["mean_probability"])),
+            Cell(str(row["voxels"]), _at(results, "calibration", row, "voxels")),
+            Cell(
+                number(row["mean_probability"]),
+                _at(results, "calibration", row, "mean_probability"),
+            ),
             _value(results, "calibration", row, "share"),
         ]
         for row in results.tables["calibration"]
@@ -292,7 +316,7 @@ def _undefined(results: Results) -> Table:
             Cell(row["cohort"]),
             Cell(name_of(row["measure"])),
             Cell(row["reason"]),
-            Cell(str(row["patients"]), address(results, "undefined", row, "patients")),
+            Cell(str(row["patients"]), _at(results, "undefined", row, "patients")),
         ]
         for row in results.tables["undefined"]
     ]

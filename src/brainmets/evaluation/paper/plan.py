@@ -1,5 +1,6 @@
 """STUDY.toml: which cohorts, which subgroups, which scores."""
 
+import difflib
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from brainmets.config import from_mapping
 from brainmets.errors import ConfigError
 from brainmets.evaluation.case import require_labels
+from brainmets.evaluation.paper.guidelines import guidelines
 
 MEASURES = (
     "dice",
@@ -28,8 +30,8 @@ MEASURES = (
 ALL, BETWEEN = "all", "cohorts"
 """What tables call all patients, and the comparison of cohorts."""
 
-TESTED, DESCRIBED = "test", "training"
-ROLES = (TESTED, "external", DESCRIBED)
+TESTED, EXTERNAL, DESCRIBED = "test", "external", "training"
+ROLES = (TESTED, EXTERNAL, DESCRIBED)
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Study:
         resamples: of the bootstrap.
         parts: the cohorts.
         subgroups: the columns.
+        statements: what authors say to topics of the checklists, by the topic's key.
     """
 
     title: str = "Validation study"
@@ -134,6 +137,7 @@ class Study:
     resamples: int = 4000
     parts: tuple[Part, ...] = field(default=())
     subgroups: tuple[Subgroup, ...] = field(default=())
+    statements: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that what is tested is described, that nothing is twice, and the numbers."""
@@ -170,6 +174,7 @@ def read_study(path: Path) -> Study:
     groups = [
         from_mapping(Subgroup, row) for row in _tables(path, values.pop("subgroup", []), "subgroup")
     ]
+    statements = _statements(path, values.pop("statements", {}))
     for key in ("parts", "subgroups"):
         if key in values:
             raise ConfigError(f"{path.name}: no {key!r}; write [[{key.rstrip('s')}]] tables")
@@ -188,7 +193,26 @@ def read_study(path: Path) -> Study:
                     f"{path.name}: {kind} {name!r}; expected a name of its own, not {ALL!r} or "
                     f"{BETWEEN!r}"
                 )
-    return replace(study, parts=tuple(parts), subgroups=tuple(groups))
+    return replace(study, parts=tuple(parts), subgroups=tuple(groups), statements=statements)
+
+
+def _statements(path: Path, given: Any) -> dict[str, str]:
+    """What authors say to topics.
+
+    Raises:
+        ConfigError: no table, a topic that no checklist has, or no text.
+    """
+    if not isinstance(given, dict):
+        raise ConfigError(f"{path.name}: statements is no table; write [statements]")
+    known = guidelines().topics
+    for key, text in given.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"{path.name}: statements: no topic {key!r}; {hint}")
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigError(f"{path.name}: statements.{key} is {text!r}, expected a text")
+    return dict(given)
 
 
 def file_name(name: str) -> str:

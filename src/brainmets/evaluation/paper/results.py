@@ -47,7 +47,7 @@ class Results:
     """Every table by name; a table is a list of rows with the same keys.
 
     Attributes:
-        tables: ``table1``, ``results``, ``tests``, ``times``, ``lesions``, ``agreement``,
+        tables: ``flow``, ``table1``, ``results``, ``tests``, ``times``, ``lesions``, ``agreement``,
             ``froc``, ``calibration``, ``undefined``.
         curves: free-response curve of each cohort that has one.
         warnings: what a reader must know before believing an interval.
@@ -63,6 +63,7 @@ def results_of(study: Study, groups: Sequence[Group]) -> Results:
     scored = [group for group in groups if group.part.role != DESCRIBED]
     curves = {group.part.name: _froc(study, group) for group in scored}
     tables = {
+        "flow": [_flow_row(group) for group in groups],
         "table1": [row for group in groups for row in _table1(study, group)],
         "results": [row for group in scored for row in _described(study, group)],
         "tests": _tests(study, scored),
@@ -77,6 +78,12 @@ def results_of(study: Study, groups: Sequence[Group]) -> Results:
     told += [f"{n}: no free-response curve ({c['reason']})" for n, c in curves.items() if c["told"]]
     drawn = {name: curve for name, curve in curves.items() if not curve["reason"]}
     return Results(tables, tuple(told), drawn)
+
+
+def address(tables: Mapping[str, Sequence[Cells]], table: str, row: Cells, column: str) -> str:
+    """``tests.csv#cell=4,7``: rows and columns from 1, the header is row 1 (RFC 7111)."""
+    line = next(n for n, other in enumerate(tables[table]) if other is row)
+    return f"{table}.csv#cell={line + 2},{list(row).index(column) + 1}"
 
 
 def split_rows(subgroup: Subgroup, rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -102,6 +109,17 @@ def _rng(study: Study) -> np.random.Generator:
 
 def _values(rows: Sequence[Row], name: str) -> list[float]:
     return [row.value(name) for row in rows]
+
+
+def _flow_row(group: Group) -> Cells:
+    """How a cohort's scans became its patients."""
+    bare = sum(row.value("reference_lesions") == 0 for row in group.rows)
+    return {
+        "cohort": group.part.name, "role": group.part.role, "scans_in_table": group.listed,
+        "of_another_split": group.left_out, "scans_analysed": sum(r.cases for r in group.rows),
+        "patients": len(group.rows),
+        "without_lesion": math.nan if group.part.role == DESCRIBED else bare,
+    }  # fmt: skip
 
 
 def _table1(study: Study, group: Group) -> Iterator[Cells]:
@@ -404,6 +422,10 @@ def _warnings(
     if any(group.mixed for group in groups):
         yield "auc: some scans have no probabilities; every AUC is that of the mask"
     for group in groups:
+        models = frozenset[str]().union(*(row.models for row in group.rows))
+        if len(models) > 1:
+            names = ", ".join(sorted(models))
+            yield f"{group.part.name}: masks were made by {len(models)} models ({names})"
         if len(group.rows) < FEW:
             yield (
                 f"{group.part.name}: {len(group.rows)} patients; below {FEW} intervals cover less "

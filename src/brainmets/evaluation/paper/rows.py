@@ -70,6 +70,7 @@ class Row:
         lesions: lesions there of each size bin.
         candidates: for the free-response curve, of each scan that has probabilities.
         target_found: which of the study's target labels the reference holds.
+        models: what made the predictions, where they say so.
     """
 
     patient: str
@@ -81,6 +82,7 @@ class Row:
     lesions: Mapping[str, int] = field(default_factory=dict)
     candidates: tuple[Candidates, ...] = ()
     target_found: tuple[int, ...] = ()
+    models: frozenset[str] = frozenset()
 
     def value(self, name: str) -> float:
         """A score or time, NaN where there is none."""
@@ -285,6 +287,7 @@ def _row(job: _Job) -> Row:
         lesions=stored["lesions"],
         candidates=_candidates(stored["candidates"]),
         target_found=tuple(stored["target_found"]),
+        models=_model_of(files.prediction),
     )
 
 
@@ -343,6 +346,16 @@ def _announced(
     }
 
 
+def _model_of(prediction: Path) -> frozenset[str]:
+    """Name and first digits of the SHA-256 of the model, from ``report.json`` beside a mask."""
+    try:
+        record = json.loads(prediction.with_name("report.json").read_text(encoding="utf-8"))
+        model = record["provenance"]["model"]
+        return frozenset({f"{model['name']} ({model['sha256'][:12]})"})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return frozenset()  # a mask of somebody else's has no such record
+
+
 def _times(case: Case, prediction: Path | None) -> dict[str, float]:
     """Seconds by hand and by the model; the model's from run.json where the table has none.
 
@@ -396,4 +409,6 @@ def _one(rows: Sequence[Row]) -> Row:
         for kind in ("found", "lesions")
     ]
     announced = tuple(scan for row in rows for scan in row.candidates)
-    return Row(rows[0].patient, len(rows), values, reasons, shared, add[0], add[1], announced)
+    models = frozenset().union(*(row.models for row in rows))
+    return Row(rows[0].patient, len(rows), values, reasons, shared, add[0], add[1], announced,
+               models=models)  # fmt: skip

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import brainmets
 from brainmets.cohort import Cohort
 from brainmets.errors import WriteError
 from brainmets.evaluation.evaluate import evaluate
-from brainmets.evaluation.paper.figures import figures_of
+from brainmets.evaluation.paper.checklists import checklist_rows
+from brainmets.evaluation.paper.figures import figures_of, flow_figure
 from brainmets.evaluation.paper.page import render
-from brainmets.evaluation.paper.plan import DESCRIBED, Study, file_name, read_study
+from brainmets.evaluation.paper.plan import ALL, DESCRIBED, Study, file_name, read_study
 from brainmets.evaluation.paper.results import Cells, Results, results_of
 from brainmets.evaluation.paper.rows import MASK_AUC, VOXEL_AUC, Group, gather
 from brainmets.evaluation.pictures import WorstCase, worst_cases
@@ -80,7 +81,10 @@ def run_paper(
         for group in groups
         if group.part.role != DESCRIBED
     }
+    figures[ALL] = {"flow": flow_figure(results)}
     settings = settings_of(study, groups)
+    told = checklist_rows(study, groups, results, settings)
+    results = replace(results, tables={**results.tables, "checklists": told})
     pictures = {g.part.name: _pictures(study, g, file.parent) for g in groups}
     page = render(study, groups, results, figures, settings, pictures)
     _write(place, (study, groups, results), figures, page, settings)
@@ -120,6 +124,7 @@ def settings_of(study: Study, groups: Sequence[Group]) -> dict[str, Any]:
         "subgroups": [f"{s.column} {list(s.cuts) or ''}".strip() for s in study.subgroups],
         "AUC": AUC_IN_WORDS[next((g.auc for g in groups if g.part.role != DESCRIBED), MASK_AUC)],
         "reference labels": list(study.target) or "all above 0",
+        "predicted by": sorted({model for g in groups for row in g.rows for model in row.models}),
         "seed": study.seed,
         "resamples": study.resamples,
         "SHA-256 of the patients' rows": digest,
