@@ -23,6 +23,7 @@ from brainmets.network.bundle import find as find_bundle
 from brainmets.network.bundle import read
 from brainmets.network.openvino_engine import openvino_engine
 from brainmets.network.torch_engine import torch_engine
+from brainmets.pipeline import largest_tile
 from brainmets.preprocess.brain import extract_brain
 from brainmets.preprocess.prepare import prepare, restore
 from brainmets.volume import Volume, on_grid
@@ -39,10 +40,11 @@ def main() -> None:
     parser.add_argument("--model", default="starter")
     parser.add_argument("--precisions", nargs="+", default=["bf16", "f32"])
     given = parser.parse_args()
-    cases = (*(read_cohort(given.cohort) if given.cohort else ()), *_real())[: given.cases]
+    cases = (*(read_cohort(given.cohort) if given.cohort else ()), *real_cases())[: given.cases]
     bundle = read(find_bundle(given.model))
     slow = torch_engine(bundle, "cpu", "f32")
     fast = {name: openvino_engine(bundle, name) for name in given.precisions}
+    largest = largest_tile(bundle, "openvino cpu float32")
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in fast}
     for case in cases:
         volume = images.read_case(case).volume
@@ -51,16 +53,18 @@ def main() -> None:
         prepared = prepare(volume, brain.mask, bundle.recipe, grow=grow)
         masks = {}
         for name, engine in {"slow": slow, **fast}.items():
-            probability = restore(predict(prepared, engine, bundle.tiling), prepared)
+            found = predict(prepared, engine, bundle.tiling, largest_vox=largest)
+            probability = restore(found, prepared)
             masks[name] = np.asarray(find(probability, bundle.rule).data)
         for name in fast:
-            row = {"case": case.case_id, **_compare(masks["slow"], masks[name])}
+            row = {"case": case.case_id, **compare(masks["slow"], masks[name])}
             rows[name].append(row | _kept(case, volume, masks["slow"], masks[name]))
             print(name, rows[name][-1], flush=True)
     print(write("loss_gate", {name: _summary(found) for name, found in rows.items()}).read_text())
 
 
-def _real() -> tuple[Case, ...]:
+def real_cases() -> tuple[Case, ...]:
+    """Scans with contrast, and heads, of the folder that BRAINMETS_DATA names."""
     data = os.environ.get("BRAINMETS_DATA")
     paths = {p for pattern in REAL for p in Path(data).glob(pattern)} if data else set()
     return tuple(
@@ -82,7 +86,7 @@ def _dice(one: Any, other: Any) -> float:
     return float(2 * np.count_nonzero(one & other) / total) if total else 1.0
 
 
-def _compare(slow: Any, fast: Any) -> dict[str, Any]:
+def compare(slow: Any, fast: Any) -> dict[str, Any]:
     """Dice of everything, and whether the lesions are the same, one to one."""
     (one, count), (other, others) = (label(mask > 0, np.ones((3, 3, 3))) for mask in (slow, fast))
     pairs = np.zeros((count + 1, others + 1), int)

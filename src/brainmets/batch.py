@@ -135,7 +135,10 @@ def predict_cases(
         )  # fmt: skip
 
     bundle = model.bundle.identity
-    made_with = (bundle, model.engine.name, extractor.identity, str(save_probability))
+    made_with = (
+        bundle, model.engine.name, str(model.largest_vox), extractor.identity,
+        str(save_probability),
+    )  # fmt: skip
     run = {"engine": model.engine.name, "engine_reason": model.reason}
     return _run(
         cases, out, made_with, make, save_probability=save_probability, notes=run, profile=profile

@@ -1,5 +1,6 @@
 """The straight line, for one case: read, prepare, predict, restore, find, measure, report."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import Any
 import brainmets
 from brainmets.cohort import Scan, stem
 from brainmets.config import to_mapping
+from brainmets.errors import ConfigError
 from brainmets.inference.predict import predict
 from brainmets.io import images, nifti
 from brainmets.lesions import components, find, measure
 from brainmets.network import bundle as bundles
 from brainmets.network.bundle import Bundle
 from brainmets.network.choice import Wanted, choose_engine
+from brainmets.network.cost import bytes_per_voxel
 from brainmets.network.engines import Engine
 from brainmets.preprocess.brain import AUTO, Brain, Extractor, extract_brain, given_mask
 from brainmets.preprocess.prepare import prepare, restore
@@ -21,6 +24,7 @@ from brainmets.report.content import Check, Report, check_contrast, check_scan
 from brainmets.volume import Volume, on_grid
 
 DEFAULT_MODEL = "starter"
+MAX_MEMORY_GB = 3.0
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, steps done and steps in all."""
 
@@ -34,6 +38,9 @@ class Model:
     reason: str = ""
     """Why this engine was taken."""
 
+    largest_vox: int = 0
+    """Voxels that a tile may have; see :func:`brainmets.inference.tiles.plan`."""
+
 
 def load_model(
     name: str | Path = DEFAULT_MODEL,
@@ -42,6 +49,7 @@ def load_model(
     engine: str = "auto",
     precision: str = "auto",
     prove: bool = True,
+    max_memory_gb: float = MAX_MEMORY_GB,
 ) -> Model:
     """Load a shipped model by name, or a ``.brainmets`` file.
 
@@ -51,14 +59,32 @@ def load_model(
         engine: ``auto``, ``torch`` or ``openvino``.
         precision: ``auto``, ``f32`` or ``bf16``.
         prove: whether the example is run when OpenVINO compiles the model for the first time.
+        max_memory_gb: half of it is the network's: the more, the larger the tiles.
 
     Raises:
         BundleError: no such model, or a damaged file.
-        ConfigError: the device or the engine is not there.
+        ConfigError: the device or the engine is not there, or too little memory is allowed.
     """
     bundle = bundles.read(bundles.find(name))
     wanted = Wanted(engine, device, precision)
-    return Model(bundle, *choose_engine(bundle, wanted, prove=prove))
+    chosen, reason = choose_engine(bundle, wanted, prove=prove)
+    return Model(bundle, chosen, reason, largest_tile(bundle, chosen.name, max_memory_gb))
+
+
+def largest_tile(bundle: Bundle, engine: str, max_memory_gb: float = MAX_MEMORY_GB) -> int:
+    """Voxels that a tile may have, for the network to take half of the memory at most.
+
+    Raises:
+        ConfigError: that is not enough for the bundle's own tiles.
+    """
+    each, cube = bytes_per_voxel(bundle.architecture, engine), bundle.tiling.tile_vox**3
+    largest = int(max_memory_gb * 1e9 / 2 / each)
+    if largest < cube:
+        raise ConfigError(
+            f"{max_memory_gb:g} GB is too little for {bundle.name} on {engine}; allow at least "
+            f"{math.ceil(cube * each * 2 / 1e8) / 10:g} GB"
+        )
+    return largest
 
 
 def analyse(
@@ -106,6 +132,7 @@ def analyse(
         prepared,
         model.engine,
         model.bundle.tiling,
+        largest_vox=model.largest_vox,
         progress=lambda done, total: told("predict", done, total),
     )
     told("restore", 0, 1)
@@ -171,7 +198,9 @@ def _provenance(brain: Brain | None = None, model: Model | None = None) -> Mappi
         values["model"] = {"name": bundle.name, "sha256": bundle.sha256, "card": dict(bundle.card)}
         values["recipe"] = to_mapping(bundle.recipe)
         values["decision_rule"] = to_mapping(bundle.rule)
-        values["options"] = {"tiling": to_mapping(bundle.tiling)}
+        values["options"] = {
+            "tiling": to_mapping(bundle.tiling), "largest_tile_vox": model.largest_vox,
+        }  # fmt: skip
         values["engine"] = model.engine.name
     return values
 

@@ -32,8 +32,8 @@ def network_line(engine: Timed, bundle: Bundle) -> str:
     """One sentence: the network's rate, and that of a matrix product measured now."""
     if not engine.tiles:
         return "network: no tile was run"
-    shape = (bundle.tiling.tile_vox,) * 3
-    rate = engine.tiles * floating_point_operations(bundle.architecture, shape) / engine.seconds
+    operations = floating_point_operations(bundle.architecture, (engine.voxels,))
+    rate = operations / engine.seconds
     precision = "bf16" if "bfloat16" in engine.name else "f32"
     most = matrix_rate(precision)
     return (

@@ -51,6 +51,16 @@ def test_constant_in_constant_out(scan, overlap, value):
     assert (out.data[~scan.brain.data] == 0).all()
 
 
+@few
+@given(scans(), st.integers(0, 90_000), st.floats(0, 1))
+def test_constant_in_constant_out_with_tiles_of_any_shape(scan, largest, value):
+    tiling = Tiling(32, 0.25)
+    out = predict(scan, lambda tile: np.full_like(tile, value), tiling, largest_vox=largest)
+    assert np.abs(out.data[scan.brain.data] - value).max() <= 1e-6
+    seen = predict(scan, identity, tiling, largest_vox=largest)
+    assert np.allclose(seen.data, np.where(scan.brain.data, scan.volume.data, 0), atol=1e-6)
+
+
 def test_constant_in_constant_out_at_the_largest_overlap():
     scan = prepared((45, 40, 36), (slice(0, 45), slice(3, 40), slice(1, 35)))
     out = predict(scan, lambda tile: np.full_like(tile, 1 / 3), Tiling(32, 0.9))
@@ -69,7 +79,7 @@ def test_what_the_engine_sees_is_the_scan(scan, overlap):
 
 def test_disagreeing_tiles_are_averaged_as_by_a_slow_sum():
     scan = prepared((40, 70, 33), seed=4)
-    answers, weights = {}, gaussian_weights(32).astype(float)
+    answers, weights = {}, gaussian_weights((32, 32, 32)).astype(float)
 
     def engine(tile):
         answers[len(answers)] = np.random.default_rng(len(answers)).random(tile.shape, np.float32)
@@ -106,7 +116,7 @@ def test_agrees_with_monai_where_the_tiles_are_the_same():
         sw_batch_size=1,
         predictor=network,
         overlap=0.5,
-        roi_weight_map=torch.from_numpy(gaussian_weights(32)),
+        roi_weight_map=torch.from_numpy(gaussian_weights((32, 32, 32))),
     )
     ours = predict(scan, engine, Tiling(32, 0.5))
     assert np.allclose(ours.data, theirs[0, 0].numpy(), atol=1e-5)

@@ -82,9 +82,44 @@ def test_a_tile_sticks_out_only_of_a_volume_that_is_smaller(task):
                 assert tile[axis].stop >= shape[axis]
 
 
-def test_an_adult_brain_takes_eight_tiles_at_a_quarter_overlap():
-    box = (slice(20, 190), slice(10, 215), slice(5, 175))
-    assert len(plan((220, 230, 190), box, Tiling(128, 0.25))) == 8
+ADULT = (220, 230, 190), (slice(20, 190), slice(10, 215), slice(5, 175)), Tiling(128, 0.25)
+
+
+def test_an_adult_brain_takes_one_tile_or_eight_cubes():
+    assert len(plan(*ADULT)) == 8
+    (whole,) = plan(*ADULT, largest_vox=192 * 224 * 192)
+    assert [side.stop - side.start for side in whole] == [192, 224, 192]
+
+
+def arithmetic(tiles):
+    return sum(np.prod([side.stop - side.start for side in tile]) for tile in tiles)
+
+
+@calm
+@given(tasks(), st.integers(0, 200**3))
+def test_larger_tiles_cover_and_overlap_alike_and_never_cost_more(task, largest):
+    shape, box, tiling = task
+    cubes, tiles = plan(*task), plan(*task, largest)
+    assert arithmetic(tiles) <= arithmetic(cubes)
+    shared = tiling.tile_vox - max(1, int(tiling.tile_vox * (1 - tiling.overlap) + 1e-6))
+    sides = [side.stop - side.start for side in tiles[0]]
+    assert all(side % 32 == 0 for side in sides)
+    assert np.prod(sides) <= max(largest, tiling.tile_vox**3)
+    for axis in range(3):
+        assert {tile[axis].stop - tile[axis].start for tile in tiles} == {sides[axis]}
+        assert sides[axis] >= min(tiling.tile_vox, box[axis].stop - box[axis].start)
+        seen = np.zeros(shape[axis], bool)
+        for tile in tiles:
+            seen[max(0, tile[axis].start) : tile[axis].stop] = True
+        assert seen[box[axis]].all()
+        steps = [b - a for a, b in pairwise(starts(tiles, axis))]
+        assert all(sides[axis] - step >= shared or step == 1 for step in steps)
+
+
+@pytest.mark.parametrize("limit", [128**3, 3_000_000, 5_000_000, 8_300_000])
+def test_more_memory_never_means_more_arithmetic(limit):
+    less, more = plan(*ADULT, limit), plan(*ADULT, limit + 2_000_000)
+    assert arithmetic(more) <= arithmetic(less)
 
 
 @calm
@@ -111,7 +146,7 @@ def test_clip_names_the_same_voxels_twice():
 
 @pytest.mark.parametrize("side", [32, 64, 128])
 def test_weights_are_a_gaussian_symmetric_and_nowhere_0(side):
-    weights = gaussian_weights(side)
+    weights = gaussian_weights((side, side, side))
     line = np.exp(-0.5 * ((np.arange(side) - (side - 1) / 2) / (side / 8)) ** 2)
     assert np.allclose(weights, np.einsum("i,j,k", line, line, line), rtol=1e-6)
     assert weights.dtype == np.float32
@@ -122,6 +157,5 @@ def test_weights_are_a_gaussian_symmetric_and_nowhere_0(side):
 
 def test_weights_are_monai_s():
     theirs = compute_importance_map((32, 32, 32), mode="gaussian", sigma_scale=0.125).numpy()
-    assert np.allclose(
-        gaussian_weights(32), theirs / theirs.max() * gaussian_weights(32).max(), atol=1e-3
-    )
+    ours = gaussian_weights((32, 32, 32))
+    assert np.allclose(ours, theirs / theirs.max() * ours.max(), atol=1e-3)

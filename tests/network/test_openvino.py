@@ -1,5 +1,6 @@
 """OpenVINO computes what PyTorch does, keeps compiled models safely, and never guesses."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -121,6 +122,37 @@ def test_a_damaged_cache_is_made_anew(bundle, cache, damage):
     file.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
     np.testing.assert_array_equal(openvino_engine.openvino_engine(bundle, "f32")(tile), first)
     assert file.stat().st_size > len(whole) // 2
+
+
+def test_a_proof_is_kept_and_a_wrong_model_has_none(bundle, cache, monkeypatch):
+    runs = []
+    monkeypatch.setattr(choice, "verify", lambda *_: runs.append(1))
+    proved = replace(bundle, example={"input": np.zeros(1), "output": np.zeros(1)})
+    for _ in range(2):
+        choose_engine(proved, Wanted("openvino", "cpu", "f32"))
+    assert len(runs) == 1
+
+    def wrong(*_):
+        raise BundleError("differs")
+
+    monkeypatch.setattr(choice, "verify", wrong)
+    more = {k: np.asarray(v) * np.float32(1.5) for k, v in bundle.weights.items()}
+    for _ in range(2):  # refused again, whatever was compiled meanwhile
+        engine, _ = choose_engine(replace(proved, weights=more), Wanted("openvino", "cpu", "f32"))
+        assert engine.name.startswith("torch")
+
+
+def test_the_cache_keeps_what_was_used_last(bundle, cache, monkeypatch):
+    engine = openvino_engine.openvino_engine(bundle, "f32")
+    engine(np.zeros((32, 32, 32), np.float32))
+    size = engine.compiled.path((32, 32, 32)).stat().st_size
+    monkeypatch.setattr(openvino_engine, "MOST_BYTES", int(2.9 * size))
+    engine(np.zeros((64, 32, 32), np.float32))
+    os.utime(engine.compiled.path((64, 32, 32)), (1, 1))
+    openvino_engine.openvino_engine(bundle, "f32")(np.zeros((32, 32, 32), np.float32))
+    engine(np.zeros((32, 64, 32), np.float32))
+    kept = [engine.compiled.path(s).is_file() for s in ((32, 32, 32), (64, 32, 32), (32, 64, 32))]
+    assert kept == [True, False, True]
 
 
 def test_other_weights_are_kept_apart(bundle, cache):

@@ -24,6 +24,7 @@ from brainmets.apps.options import (
     IdFrom,
     IdOption,
     Inflation,
+    MemoryOption,
     OutOption,
     Precision,
     PrecisionOption,
@@ -84,6 +85,7 @@ def predict(
         bool, typer.Option("--save-probability", help="Also write probability.nii.gz.")
     ] = False,
     threads: ThreadsOption = None,
+    max_memory: MemoryOption = 3.0,
     brain_mask: Annotated[
         Path | None, typer.Option(help="Mask of brain and CSF, instead of extraction.")
     ] = None,
@@ -114,7 +116,10 @@ def predict(
     cases = cases_of(inputs, brain_mask, series=series, id_from=id_from)
     use_threads(threads)
     with case_watch(screen, len(cases)) as watch:
-        loaded = load_model(model, device.value, engine=engine.value, precision=precision.value)
+        loaded = load_model(
+            model, device.value, engine=engine.value, precision=precision.value,
+            max_memory_gb=max_memory,
+        )  # fmt: skip
         screen.print(f"engine: {loaded.engine.name} ({loaded.reason})", markup=False)
         timed = Timed(loaded.engine)
         used = replace(loaded, engine=timed) if profile else loaded

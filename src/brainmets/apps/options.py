@@ -79,6 +79,10 @@ EngineOption = Annotated[
 PrecisionOption = Annotated[
     Precision, typer.Option(help="auto: bf16 with openvino where the CPU has units for it.")
 ]
+MemoryOption = Annotated[
+    float,
+    typer.Option("--max-memory", min=0.1, help="GB; half for the network's tiles."),
+]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Processor threads; all by default.")
 ]

@@ -20,6 +20,7 @@ def predict(
     engine: Engine,
     tiling: Tiling,
     *,
+    largest_vox: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Volume:
     """Probability of metastasis for every voxel of the brain.
@@ -30,8 +31,9 @@ def predict(
 
     Args:
         prepared: the scan, from :func:`brainmets.preprocess.prepare.prepare`.
-        engine: float32 (tile, tile, tile) → float32 probabilities of the same shape.
+        engine: float32 (X, Y, Z) → float32 probabilities of the same shape.
         tiling: size and overlap of the tiles.
+        largest_vox: see :func:`brainmets.inference.tiles.plan`.
         progress: called after each tile with the number done and the number in all.
 
     Returns:
@@ -44,10 +46,11 @@ def predict(
     brain = np.asarray(prepared.brain.data, bool)
     tiles = [
         tile
-        for tile in plan(prepared.volume.grid.shape, prepared.box, tiling)
+        for tile in plan(prepared.volume.grid.shape, prepared.box, tiling, largest_vox)
         if brain[clip(tile, prepared.box)[0]].any()
     ]
-    weights = gaussian_weights(tiling.tile_vox)
+    x, y, z = (side.stop - side.start for side in tiles[0]) if tiles else (1, 1, 1)
+    weights = gaussian_weights((x, y, z))
     mean, weight = np.zeros((2, *(side.stop - side.start for side in prepared.box)), np.float32)
     for done, tile in enumerate(tiles, start=1):
         probability = _run(engine, read_tile(data, tile))

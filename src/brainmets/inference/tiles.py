@@ -1,6 +1,7 @@
-"""Where to look: cubic tiles that cover the brain, and how much each voxel of one counts."""
+"""Where to look: tiles that cover the brain, and how much each voxel of one counts."""
 
 from itertools import product
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -8,41 +9,80 @@ import numpy.typing as npt
 from brainmets.config import Tiling
 
 Box = tuple[slice, slice, slice]
+STRIDE = 32
+"""Sides of tiles are multiples of the network's stride."""
 
 
-def plan(shape: tuple[int, int, int], box: Box, tiling: Tiling) -> tuple[Box, ...]:
-    """The fewest tiles that cover ``box`` with at least the wanted overlap, evenly spread.
+def plan(
+    shape: tuple[int, int, int], box: Box, tiling: Tiling, largest_vox: int = 0
+) -> tuple[Box, ...]:
+    """The tiles that cover ``box`` with the least arithmetic, evenly spread.
+
+    All tiles have one shape: a cube of the tiling's side, or, as far as ``largest_vox`` allows,
+    what needs fewer voxels in all. Neighbours overlap by at least as many voxels as those of the
+    cube would. Of equal arithmetic the fewest tiles win.
 
     Args:
         shape: voxels of the volume the tiles are read from.
         box: what has to be covered, within that shape.
-        tiling: side of a tile and smallest overlap of neighbours.
+        tiling: side of the smallest tile and smallest overlap of neighbours. Along an axis on
+            which the box is smaller, tiles other than the cube may be shorter than the side.
+        largest_vox: voxels that a tile may have; 0, or fewer than the cube's: the cube.
 
     Returns:
         Tiles in C order. A tile lies within the volume where that is large enough; along
         an axis shorter than a tile it sticks out on both sides (its start is then
         negative), and :func:`read_tile` fills up with 0.
     """
-    starts = [_starts(n, side, tiling) for n, side in zip(shape, box, strict=True)]
+    sides = _sides(box, tiling, largest_vox)
+    starts = [
+        _starts(n, axis, side, _step(side, tiling))
+        for n, axis, side in zip(shape, box, sides, strict=True)
+    ]
     return tuple(
-        (
-            slice(x, x + tiling.tile_vox),
-            slice(y, y + tiling.tile_vox),
-            slice(z, z + tiling.tile_vox),
-        )
+        (slice(x, x + sides[0]), slice(y, y + sides[1]), slice(z, z + sides[2]))
         for x, y, z in product(*starts)
     )
 
 
-def _starts(n: int, side: slice, tiling: Tiling) -> list[int]:
-    tile = tiling.tile_vox
-    step = max(1, int(tile * (1 - tiling.overlap) + 1e-6))
-    beyond = side.stop - side.start - tile
+def _sides(box: Box, tiling: Tiling, largest_vox: int) -> tuple[int, int, int]:
+    """The shape of the tiles."""
+    cube = tiling.tile_vox
+
+    def options(axis: slice) -> set[int]:
+        whole = -(-(axis.stop - axis.start) // STRIDE) * STRIDE
+        return {cube, *range(cube, whole + 1, STRIDE), min(whole, cube)}
+
+    def worth(sides: tuple[int, ...]) -> tuple[int, int, tuple[int, ...]]:
+        counts = [
+            _count(axis.stop - axis.start, side, _step(side, tiling))
+            for axis, side in zip(box, sides, strict=True)
+        ]
+        return prod(counts) * prod(sides), prod(counts), sides
+
+    allowed = [s for s in product(*map(options, box)) if prod(s) <= largest_vox]
+    x, y, z = min([*allowed, (cube, cube, cube)], key=worth)
+    return x, y, z
+
+
+def _step(side: int, tiling: Tiling) -> int:
+    """From tile to tile: neighbours share as many voxels as those of the tiling's cube."""
+    shared = tiling.tile_vox - int(tiling.tile_vox * (1 - tiling.overlap) + 1e-6)
+    return max(1, side - shared)
+
+
+def _count(extent: int, side: int, step: int) -> int:
+    """Tiles along an axis."""
+    return 1 + max(0, -(-(extent - side) // step))
+
+
+def _starts(n: int, box: slice, side: int, step: int) -> list[int]:
+    beyond = box.stop - box.start - side
     if beyond <= 0:  # one tile, the box in its middle
-        start = side.start + beyond // 2
-        return [min(max(start, min(0, n - tile)), max(0, n - tile))]
-    gaps = -(-beyond // step)
-    return [side.start + k * beyond // gaps for k in range(gaps + 1)]
+        start = box.start + beyond // 2
+        return [min(max(start, min(0, n - side)), max(0, n - side))]
+    gaps = _count(box.stop - box.start, side, step) - 1
+    return [box.start + k * beyond // gaps for k in range(gaps + 1)]
 
 
 def clip(tile: Box, box: Box) -> tuple[Box, Box]:
@@ -66,12 +106,13 @@ def read_tile(data: npt.NDArray[np.float32], tile: Box) -> npt.NDArray[np.float3
     return result
 
 
-def gaussian_weights(tile_vox: int) -> npt.NDArray[np.float32]:
-    """How much a voxel's place in its tile counts: a Gaussian of σ = tile / 8.
+def gaussian_weights(sides: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+    """How much a voxel's place in its tile counts: a Gaussian of σ = side / 8 along each axis.
 
     As in nnU-Net (Isensee 2021, `compute_gaussian`): the network knows less of what lies
     at its tile's border. The smallest weight, in a corner, is e⁻²⁴ for every size: none is 0.
     """
-    offset = (np.arange(tile_vox) - (tile_vox - 1) / 2) / (tile_vox / 8)
-    line = np.exp(-0.5 * offset**2)
-    return np.asarray(line[:, None, None] * line[None, :, None] * line, np.float32)
+    x, y, z = (
+        np.exp(-0.5 * ((np.arange(side) - (side - 1) / 2) / (side / 8)) ** 2) for side in sides
+    )
+    return np.asarray(x[:, None, None] * y[None, :, None] * z, np.float32)

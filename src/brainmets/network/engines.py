@@ -20,7 +20,7 @@ LARGEST_DIFFERENCE_BFLOAT16 = 0.1
 
 
 class Engine(Protocol):
-    """Runs a network on cubic tiles."""
+    """Runs a network on tiles."""
 
     @property
     def name(self) -> str:

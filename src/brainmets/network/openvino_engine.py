@@ -31,6 +31,9 @@ PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}
 GRAPHS = 2
 """Raised whenever a graph changes, so that compiled models of older ones are left alone."""
 SHA256_BYTES = 32
+MOST_BYTES = 2 << 30
+"""Of compiled models in the cache."""
+
 LOG = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float32]
@@ -102,9 +105,21 @@ class Compiled:
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return (self.folder or cache_folder() / "compiled") / f"{key[:32]}.openvino"
 
-    def is_kept(self, shape: Shape) -> bool:
-        """Whether the cache holds a compiled model of this shape."""
-        return self.path(shape).is_file()
+    def is_proved(self) -> bool:
+        """Whether the cache says that this network once gave what it should here."""
+        return self._proof().is_file()
+
+    def note_proof(self) -> None:
+        """Keep it on record; a cache that cannot be written to costs time alone."""
+        path = self._proof()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            LOG.debug("proof not kept: %s", error)
+
+    def _proof(self) -> Path:
+        return self.path((0, 0, 0)).with_suffix(".proved")
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -119,6 +134,7 @@ class Compiled:
         try:
             stored = path.read_bytes()
             if hashlib.sha256(stored[SHA256_BYTES:]).digest() == stored[:SHA256_BYTES]:
+                path.touch()
                 blob = io.BytesIO(stored[SHA256_BYTES:])
                 return core().import_model(blob, "CPU", self._settings())
             LOG.debug("compiled model %s is damaged; made anew", path.name)
@@ -137,8 +153,22 @@ class Compiled:
             path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as temporary:
                 temporary.write_bytes(hashlib.sha256(content).digest() + content)
+            _make_room(path.parent)
         except (OSError, RuntimeError, BrainmetsError) as error:
             LOG.debug("compiled model not kept: %s", error)
+
+
+def _make_room(folder: Path) -> None:
+    """Remove the compiled models that were not used for longest, beyond ``MOST_BYTES``."""
+    kept = sorted(
+        ((file.stat(), file) for file in folder.glob("*.openvino")),
+        key=lambda entry: -entry[0].st_mtime_ns,
+    )
+    held = 0
+    for known, file in kept:
+        held += known.st_size
+        if held > MOST_BYTES:
+            file.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

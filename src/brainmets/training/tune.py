@@ -47,7 +47,8 @@ def probability_of(case: Case, model: Model) -> Volume:
     brain = find_brain(scan, case.brain_mask)
     grow = brain.extractor != "already stripped"
     prepared = prepare(scan, brain.mask, model.bundle.recipe, grow=grow)
-    return restore(predict(prepared, model.engine, model.bundle.tiling), prepared)
+    tiling, largest = model.bundle.tiling, model.largest_vox
+    return restore(predict(prepared, model.engine, tiling, largest_vox=largest), prepared)
 
 
 def reference_of(case: Case, target_labels: Labels = None) -> Volume:

@@ -1,0 +1,53 @@
+"""More memory, larger tiles; too little is refused; the answer says what it was."""
+
+from dataclasses import replace
+
+import pytest
+
+from brainmets.batch import predict_cases
+from brainmets.cohort import Case
+from brainmets.config import Architecture
+from brainmets.errors import ConfigError
+from brainmets.network.bundle import find, read
+from brainmets.network.cost import bytes_per_voxel
+from brainmets.pipeline import largest_tile, load_model
+from stand_ins import coarse_model, write_scan
+
+
+def test_half_of_the_memory_is_the_networks():
+    bundle = read(find("starter"))
+    engine = "openvino cpu float32"
+    largest = largest_tile(bundle, engine, 3)
+    assert largest >= 192 * 224 * 192
+    assert largest * bytes_per_voxel(bundle.architecture, engine) <= 1.5e9
+    assert largest_tile(bundle, "openvino cpu bfloat16", 3) == pytest.approx(2 * largest, abs=2)
+    with pytest.raises(ConfigError, match=r"allow at least 0\.6 GB"):
+        largest_tile(bundle, engine, 0.3)
+    assert largest_tile(bundle, engine, 0.6) >= 128**3
+    with pytest.raises(ConfigError, match="too little"):
+        load_model("starter", "cpu", max_memory_gb=0.1)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "engine", "measured"),
+    [
+        (Architecture(width=16, full_resolution_channels=8), "openvino cpu float32", 132),
+        (Architecture(width=16, full_resolution_channels=8), "openvino cpu bfloat16", 68),
+        (Architecture(width=64), "openvino cpu float32", 192),
+        (Architecture(width=64), "openvino cpu bfloat16", 96),
+        (Architecture(width=16, full_resolution_channels=8), "torch cpu float32", 235),
+        (Architecture(width=64), "torch cpu float32", 343),
+    ],
+)
+def test_the_estimate_is_what_was_measured(architecture, engine, measured):
+    assert bytes_per_voxel(architecture, engine) == pytest.approx(measured, rel=0.06)
+
+
+def test_a_case_predicted_with_other_tiles_is_not_taken_for_the_same(tmp_path):
+    case = Case("one", write_scan(tmp_path / "one.nii.gz"))
+    model = coarse_model()
+    (first,) = predict_cases([case], tmp_path / "out", model)
+    (again,) = predict_cases([case], tmp_path / "out", model)
+    (other,) = predict_cases([case], tmp_path / "out", replace(model, largest_vox=64**3))
+    assert (first.status, other.status) == ("done", "done")
+    assert again.status != "done"
