@@ -104,7 +104,11 @@ class DecisionRule:
         _require(self.smallest_mm3 >= 0, f"smallest_mm3 is {self.smallest_mm3}, below 0")
 
 
-LOSSES = ("dice+ce", "dice+ce+cc")
+LOSSES = ("dice+ce", "dice+ce+cc", "dice+ce+blob", "focal-tversky+ce")
+LESION_LOSSES = ("dice+ce+cc", "dice+ce+blob")
+"""Those that look at each lesion for itself."""
+
+SCHEDULES = ("cosine", "polynomial")
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class Training:
         steps: optimiser steps in all.
         batch: patches per step, each from a case of its own.
         patch_vox: side of the cubic patches; a multiple of 32 (the paper: 128).
-        learning_rate: AdamW's peak, reached after ``warmup_steps``, then half a cosine down.
+        learning_rate: AdamW's peak, reached after ``warmup_steps``, then down by ``schedule``.
         warmup_steps: steps of linear warm-up.
         weight_decay: AdamW's.
         lesion_share: share of patches that are centred near a lesion, every lesion of a
@@ -127,7 +131,13 @@ class Training:
             the processor has units for it; without them it is many times slower than f32.
         seed: of weights and patches.
         loss: ``"dice+ce"``: soft Dice and cross-entropy; ``"dice+ce+cc"``: and Dice within the
-            surroundings of each lesion, so that small ones count as large ones do.
+            surroundings of each lesion, so that small ones count as large ones do;
+            ``"dice+ce+blob"``: and Dice of each lesion with the others left out;
+            ``"focal-tversky+ce"``: focal Tversky, which weighs misses more, and cross-entropy.
+        accumulate: batches whose gradients are averaged before a step; each has the memory of
+            one.
+        schedule: ``"cosine"``: half a cosine; ``"polynomial"``: (1 − share of steps)^0.9, as
+            nnU-Net has it.
     """
 
     steps: int = 2000
@@ -143,6 +153,8 @@ class Training:
     precision: str = "auto"
     seed: int = 0
     loss: str = "dice+ce"
+    accumulate: int = 1
+    schedule: str = "cosine"
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -159,6 +171,11 @@ class Training:
         _require(0 <= self.average < 1, "average lies outside [0, 1)")
         _require(self.checkpoint_every >= 1, "checkpoint_every is below 1")
         _require(self.validate_every >= 1, "validate_every is below 1")
+        _require(self.accumulate >= 1, "accumulate is below 1")
+        _require(
+            self.schedule in SCHEDULES,
+            f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}",
+        )
         _require(self.loss in LOSSES, f"loss is {self.loss!r}, expected one of {', '.join(LOSSES)}")
         _require(
             self.precision in ("auto", "bf16", "f32"),

@@ -84,7 +84,7 @@ def test_killed_while_the_checkpoint_is_written_leaves_the_old_one(cases, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         train(cases, ARCHITECTURE, TRAINING, tmp_path / "run.pt")
     monkeypatch.setattr(torch, "save", save)
-    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+    assert {p.name for p in tmp_path.iterdir()} == {"run.pt", "losses.csv"}
     assert torch.load(tmp_path / "run.pt", weights_only=True)["step"] == 2
 
 
@@ -139,6 +139,86 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     with pytest.raises(RunError, match="loss is nan at step 2; the last checkpoint is kept"):
         train(broken, ARCHITECTURE, TRAINING, checkpoint)
     assert checkpoint.read_bytes() == before
+
+
+def test_the_patches_of_a_step_that_diverged_are_kept(cases, tmp_path, monkeypatch):
+    def spoilt(*_):
+        return torch.tensor(math.nan, requires_grad=True)
+
+    monkeypatch.setattr(loop, "loss_of", spoilt)
+    with pytest.raises(RunError, match=r"loss is nan at step 0.* diverged\.pt"):
+        train(cases, ARCHITECTURE, TRAINING, tmp_path / "run.pt")
+    kept = torch.load(tmp_path / "diverged.pt", weights_only=True)
+    (batch,) = kept["batches"]
+    assert kept["step"] == 0
+    assert torch.equal(batch["image"], patches.draw_batch(cases, TRAINING, 0).image)
+
+
+def test_the_log_has_every_step_and_survives_a_break(cases, tmp_path, monkeypatch):
+    often = replace(TRAINING, validate_every=2)
+    train(cases[:2], ARCHITECTURE, often, tmp_path / "a" / "run.pt", validation=cases[2:])
+    heal = kill_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        train(cases[:2], ARCHITECTURE, often, tmp_path / "b" / "run.pt", validation=cases[2:])
+    heal()
+    train(cases[:2], ARCHITECTURE, often, tmp_path / "b" / "run.pt", validation=cases[2:])
+    one, other = ((tmp_path / x / "losses.csv").read_text(encoding="utf-8") for x in "ab")
+    assert one == other
+    rows = [line.split(",") for line in one.splitlines()]
+    assert [row[0] for row in rows] == ["step", "1", "2", "3", "4"]
+    assert [bool(row[3]) for row in rows[1:]] == [False, True, False, True]
+    assert [float(r[1]) for r in rows[1:]] == [
+        pytest.approx(learning_rate(often, n), rel=1e-5) for n in range(4)
+    ]
+
+
+def test_the_same_batch_twice_makes_the_step_of_the_batch(cases, monkeypatch):
+    batch = patches.draw_batch(cases, TRAINING, 0)
+    networks = []
+    for batches in ([batch], [batch, batch]):
+        state = loop._start(ARCHITECTURE, TRAINING, "cpu", None)
+        loop._advance(state, batches, TRAINING, "cpu")
+        networks.append(dict(state.network.named_parameters()))
+    for name, value in networks[0].items():
+        torch.testing.assert_close(networks[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_accumulated_steps_take_batches_in_turn_and_resume(cases, tmp_path, monkeypatch):
+    twofold = replace(TRAINING, accumulate=2)
+    asked = []
+    draw = patches.draw_batch
+    monkeypatch.setattr(patches, "draw_batch", lambda c, t, n: asked.append(n) or draw(c, t, n))
+    straight = train(cases, ARCHITECTURE, twofold, tmp_path / "straight.pt")
+    assert asked == list(range(8 + 2))  # the last two to settle the statistics
+    monkeypatch.setattr(patches, "draw_batch", draw)
+    heal = kill_at(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        train(cases, ARCHITECTURE, twofold, tmp_path / "killed.pt")
+    heal()
+    assert equal(train(cases, ARCHITECTURE, twofold, tmp_path / "killed.pt"), straight)
+
+
+def test_the_polynomial_rate_falls_to_a_hundredth():
+    training = Training(steps=1000, warmup_steps=100, schedule="polynomial")
+    peak = training.learning_rate
+    rates = [learning_rate(training, step) for step in range(1000)]
+    assert rates[100] == pytest.approx(peak)
+    assert rates[550] == pytest.approx(peak * 0.5**0.9)
+    assert rates[100:] == sorted(rates[100:], reverse=True)
+    assert rates[-1] == pytest.approx(0.01 * peak)
+
+
+@pytest.mark.parametrize("loss", ["dice+ce+blob", "focal-tversky+ce"])
+def test_every_loss_teaches_and_resumes(cases, tmp_path, monkeypatch, loss):
+    training = replace(TRAINING, loss=loss)
+    straight = train(cases, ARCHITECTURE, training, tmp_path / "straight.pt")
+    heal = kill_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        train(cases, ARCHITECTURE, training, tmp_path / "killed.pt")
+    heal()
+    assert equal(train(cases, ARCHITECTURE, training, tmp_path / "killed.pt"), straight)
+    plain = train(cases, ARCHITECTURE, TRAINING, tmp_path / "plain.pt")
+    assert not equal(plain, straight)
 
 
 def test_the_rate_rises_linearly_then_falls_half_a_cosine():

@@ -6,7 +6,14 @@ import torch
 from monai.losses import DiceLoss
 from scipy import ndimage
 
-from brainmets.training.loss import component_dice, dice_and_cross_entropy, surroundings
+from brainmets.training.loss import (
+    SLIGHT,
+    blob_dice,
+    component_dice,
+    dice_and_cross_entropy,
+    focal_tversky,
+    surroundings,
+)
 
 SHAPE = (2, 1, 4, 5, 6)
 
@@ -153,3 +160,68 @@ def test_a_small_lesion_missed_costs_as_much_as_a_large_one():
     both = float(dice_and_cross_entropy(40 * truth - 20, truth, even))
     one = float(dice_and_cross_entropy(40 * truth * (regions != 1) - 20, truth, even))
     assert one - both < 0.5 * loss_without(1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_focal_tversky_equals_the_formula_voxel_by_voxel(seed):
+    logits, target, weight = draw(seed)
+    found = missed = false = 0.0
+    for z, t, w in zip(logits.flat, target.flat, weight.flat, strict=True):
+        p = 1 / (1 + np.exp(-float(z)))
+        found += w * p * t
+        missed += w * (1 - p) * t
+        false += w * p * (1 - t)
+    index = (found + 1) / (found + 0.7 * missed + 0.3 * false + 1)
+    loss = focal_tversky(*map(torch.from_numpy, (logits, target, weight)))
+    assert float(loss) == pytest.approx((1 - index) ** 0.75, rel=1e-5)
+
+
+def test_focal_tversky_has_a_finite_gradient_where_nothing_is_wrong():
+    logits = torch.full(SHAPE, 200.0, requires_grad=True)
+    focal_tversky(logits, torch.ones(SHAPE), torch.ones(SHAPE)).backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_focal_tversky_blames_a_miss_more_than_a_false_alarm():
+    target = torch.zeros(SHAPE)
+    target[..., :3] = 1
+    missed, false = 8 * target - 4, 8 * target - 4
+    missed[0, 0, 0, 0, 0], false[0, 0, 0, 0, 5] = -4, 4
+    weight = torch.ones(SHAPE)
+    assert focal_tversky(missed, target, weight) > focal_tversky(false, target, weight)
+
+
+def patches_with_lesions(seed):
+    rng = np.random.default_rng(seed)
+    target = ndimage.binary_opening(rng.random((3, 9, 10, 11)) < 0.55, np.ones((1, 2, 2, 2)))
+    target[2] = False
+    logits = rng.normal(0, 2, target.shape).astype(np.float32)[:, None]
+    weight = rng.uniform(1, 4, target.shape).astype(np.float32)[:, None]
+    regions = np.stack([surroundings(patch) for patch in target])[:, None]
+    return logits, target.astype(np.float32)[:, None], weight, regions
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_blob_dice_equals_the_mean_over_lesions_one_by_one(seed):
+    logits, target, weight, regions = patches_with_lesions(seed)
+    losses = []
+    for z, t, w in zip(logits, target, weight, strict=True):
+        labels, count = ndimage.label(t[0], np.ones((3, 3, 3)))
+        for lesion in range(1, count + 1):
+            kept = (labels == 0) | (labels == lesion)
+            p = 1 / (1 + np.exp(-z[0][kept].astype(float)))
+            own, weights = (labels == lesion)[kept], w[0][kept]
+            overlap, total = (weights * p * own).sum(), (weights * (p + own)).sum()
+            losses.append(1 - (2 * overlap + SLIGHT) / (total + SLIGHT))
+    assert len(losses) > 3
+    found = blob_dice(*map(torch.from_numpy, (logits, target, weight, regions)))
+    assert float(found) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_blob_dice_of_patches_without_a_lesion_is_0_and_teaches_nothing():
+    logits = torch.randn(SHAPE, requires_grad=True)
+    nothing = torch.zeros(SHAPE)
+    loss = blob_dice(logits, nothing, torch.ones(SHAPE), nothing.to(torch.int16))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert (logits.grad == 0).all()

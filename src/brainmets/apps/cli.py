@@ -225,8 +225,14 @@ def train(
     batch: Annotated[int, typer.Option(min=1, help="Patches a step.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and patches.")] = 0,
     loss: Annotated[
-        str, typer.Option(help="dice+ce, or dice+ce+cc: small lesions count as large ones.")
+        str, typer.Option(help="dice+ce, dice+ce+cc, dice+ce+blob or focal-tversky+ce.")
     ] = "dice+ce",
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Batches whose gradients make one step.")
+    ] = 1,
+    schedule: Annotated[
+        str, typer.Option(help="How the rate falls: cosine or polynomial.")
+    ] = "cosine",
     encoder: Annotated[
         str | None,
         typer.Option(help="2D ResNet-34 to start from: imagenet (fetched), or torchvision's file."),
@@ -258,7 +264,10 @@ def train(
     begun = EncoderStart(encoder_file(encoder), inflate.value) if encoder else None
     plan = plan_training(
         cohort, out.stem, validation=validation, test=test, preset=preset.value,
-        options={"steps": steps, "patch_vox": patch, "batch": batch, "seed": seed, "loss": loss},
+        options={
+            "steps": steps, "patch_vox": patch, "batch": batch, "seed": seed, "loss": loss,
+            "accumulate": accumulate, "schedule": schedule,
+        },
         trained_on=trained_on, target_labels=target, start=start, encoder=begun,
         frozen=FrozenSplit(split, fold) if split else None,
     )  # fmt: skip

@@ -6,12 +6,14 @@ and ends with the same weights: bit for bit in float32 on a CPU. Arithmetic in b
 is not repeatable to the last bit on every processor.
 """
 
+import csv
 import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,22 @@ from brainmets.config import Architecture, Training, to_mapping
 from brainmets.errors import ConfigError, RunError
 from brainmets.io.storage import whole_file
 from brainmets.network.unet import UNet
-from brainmets.training.loss import component_dice, dice_and_cross_entropy
+from brainmets.training.loss import (
+    blob_dice,
+    component_dice,
+    cross_entropy,
+    dice_and_cross_entropy,
+    focal_tversky,
+)
 from brainmets.training.patches import Batch, drawn_ahead
 from brainmets.training.store import PreparedCase
 
 VALIDATION_BATCHES = 8
-SINCE = {"loss": "dice+ce"}
+SINCE = {"loss": "dice+ce", "accumulate": 1, "schedule": "cosine"}
 """Settings that older checkpoints lack, as they were then."""
+
+LOG_NAME, DIVERGED_NAME = "losses.csv", "diverged.pt"
+"""Beside the checkpoint."""
 
 SETTLING_BATCHES = 40
 """Batches from which normalisation statistics are estimated anew for the averaged weights."""
@@ -62,6 +73,8 @@ class State:
     optimiser: torch.optim.Optimizer
     step: int = 0
     losses: list[float] = field(default_factory=list)
+    checked: dict[int, float] = field(default_factory=dict)
+    """Loss on patches of validation cases, by step."""
 
 
 def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
@@ -94,7 +107,7 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
             runs whose time is up. The checkpoint can be taken further later.
 
     Raises:
-        RunError: the loss is no longer finite; the last checkpoint is kept.
+        RunError: the loss is no longer finite; the last checkpoint and the batch are kept.
         ConfigError: the checkpoint belongs to a run of other settings.
     """
     training = settle_precision(training, device)
@@ -114,18 +127,26 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
         looked_at.extend(drawn_ahead(validation, training, range(VALIDATION_BATCHES), workers))
     started, first, checked = time.monotonic(), state.step, None
     last = training.steps if until is None else min(until, training.steps)
-    for batch in drawn_ahead(cases, training, range(state.step, last), workers):
-        loss = _advance(state, batch, training, device)
-        state.losses.append(loss)
-        if state.step % training.checkpoint_every == 0 or state.step == last:
-            _save(state, checkpoint, settings)
+    each = training.accumulate
+    drawn = iter(drawn_ahead(cases, training, range(state.step * each, last * each), workers))
+    for _ in range(state.step, last):
+        batches = list(islice(drawn, each))
+        try:
+            state.losses.append(_advance(state, batches, training, device))
+        except RunError as error:
+            raise _kept_for_you(error, batches, state.step, checkpoint) from error
         if looked_at and state.step % training.validate_every == 0:
             checked = validation_loss(state.network, looked_at, training, device)
+            state.checked[state.step] = checked
+        if state.step % training.checkpoint_every == 0 or state.step == last:
+            _save(state, checkpoint, settings)
+            _write_log(state, training, checkpoint.with_name(LOG_NAME))
         if report and (state.step % 20 == 0 or state.step == first + 1):
             recent = state.losses[-20:]
             mean = sum(recent) / len(recent)
             report(Moment(state.step, training.steps, mean, time.monotonic() - started, checked))
-    after = range(training.steps, training.steps + SETTLING_BATCHES)
+    first_after = training.steps * each
+    after = range(first_after, first_after + SETTLING_BATCHES)
     return _settle(state.average, drawn_ahead(cases, training, after, workers), training, device)
 
 
@@ -156,19 +177,21 @@ def _start(
     return State(network.train(), average, optimiser)
 
 
-def _advance(state: State, batch: Batch, training: Training, device: str) -> float:
-    """One optimiser step."""
+def _advance(state: State, batches: Sequence[Batch], training: Training, device: str) -> float:
+    """One optimiser step on the mean gradient of some batches; returns their mean loss."""
     for group in state.optimiser.param_groups:
         group["lr"] = learning_rate(training, state.step)
-    image = batch.image.to(device, memory_format=torch.channels_last_3d)
-    with autocast(training, device):
-        logits = state.network(image)
-    loss = loss_of(logits.float(), batch, training)
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise _diverged(f"the loss is {value}", state.step)
     state.optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    mean = 0.0
+    for batch in batches:
+        image = batch.image.to(device, memory_format=torch.channels_last_3d)
+        with autocast(training, device):
+            logits = state.network(image)
+        loss = loss_of(logits.float(), batch, training) / len(batches)
+        mean += float(loss.detach())
+        if not math.isfinite(mean):
+            raise _diverged(f"the loss is {mean}", state.step)
+        loss.backward()  # type: ignore[no-untyped-call]
     try:
         nn.utils.clip_grad_norm_(state.network.parameters(), 12.0, error_if_nonfinite=True)
     except RuntimeError as error:
@@ -176,16 +199,20 @@ def _advance(state: State, batch: Batch, training: Training, device: str) -> flo
     state.optimiser.step()
     state.step += 1
     _follow(state.average, state.network, min(training.average, state.step / (state.step + 10)))
-    return value
+    return mean
 
 
 def loss_of(logits: Tensor, batch: Batch, training: Training) -> Tensor:
     """What the settings say is to be minimised."""
     device = logits.device
     target, weight = batch.target.to(device), batch.weight.to(device)
+    if training.loss == "focal-tversky+ce":
+        return focal_tversky(logits, target, weight) + cross_entropy(logits, target, weight)
     loss = dice_and_cross_entropy(logits, target, weight)
     if training.loss == "dice+ce+cc":
-        loss = loss + component_dice(logits, target, weight, batch.regions.to(device))
+        return loss + component_dice(logits, target, weight, batch.regions.to(device))
+    if training.loss == "dice+ce+blob":
+        return loss + blob_dice(logits, target, weight, batch.regions.to(device))
     return loss
 
 
@@ -211,11 +238,35 @@ def _diverged(what: str, step: int) -> RunError:
     )
 
 
+def _kept_for_you(
+    error: RunError, batches: Sequence[Batch], step: int, checkpoint: Path
+) -> RunError:
+    """The same error, with the batches on disk to be looked at."""
+    path = checkpoint.with_name(DIVERGED_NAME)
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        torch.save({"step": step, "batches": [vars(batch) for batch in batches]}, file)
+    return RunError(f"{error}. The patches of that step are in {path.name}, in the work folder")
+
+
+def _write_log(state: State, training: Training, path: Path) -> None:
+    """Every step's rate and loss, and the validation loss where it was looked at."""
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["step", "learning_rate", "loss", "validation_loss"])
+        for step, loss in enumerate(state.losses, start=1):
+            checked = state.checked.get(step)
+            rate = learning_rate(training, step - 1)
+            shown = "" if checked is None else f"{checked:.6g}"
+            writer.writerow([step, f"{rate:.6g}", f"{loss:.6g}", shown])
+
+
 def learning_rate(training: Training, step: int) -> float:
-    """Linear warm-up, then half a cosine down to a hundredth of the peak."""
+    """Linear warm-up, then down to a hundredth of the peak: half a cosine, or a polynomial."""
     if step < training.warmup_steps:
         return training.learning_rate * (step + 1) / training.warmup_steps
     share = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
+    if training.schedule == "polynomial":
+        return training.learning_rate * max(0.01, float((1 - share) ** 0.9))
     return training.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
@@ -277,6 +328,7 @@ def _save(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None:
                 "settings": dict(settings),
                 "step": state.step,
                 "losses": state.losses,
+                "checked": state.checked,
                 "network": state.network.state_dict(),
                 "average": state.average.state_dict(),
                 "optimiser": state.optimiser.state_dict(),
@@ -297,6 +349,7 @@ def _resume(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None
     state.average.load_state_dict(saved["average"])
     state.optimiser.load_state_dict(saved["optimiser"])
     state.step, state.losses = saved["step"], saved["losses"]
+    state.checked = saved.get("checked", {})
 
 
 def weights_of(network: UNet) -> dict[str, Tensor]:

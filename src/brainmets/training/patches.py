@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from brainmets.config import Training
+from brainmets.config import LESION_LOSSES, Training
 from brainmets.training.loss import surroundings
 from brainmets.training.store import DEPTH_STEP_MM, LEVELS_MM, PreparedCase
 from brainmets.volume import Array
@@ -93,7 +93,7 @@ def _draw_patch(
     weight = lesion_weights(lesions)
     target = (lesions > 0).float()
     regions = torch.zeros(target.shape, dtype=torch.int16)
-    if training.loss == "dice+ce+cc":
+    if training.loss in LESION_LOSSES:
         regions = torch.from_numpy(surroundings(target.numpy() > 0))
     drawn = (grey, target, weight, regions)
     return tuple(t.flip(flips) if flips else t for t in drawn)  # type: ignore[return-value]
