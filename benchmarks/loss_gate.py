@@ -23,7 +23,6 @@ from brainmets.network.bundle import find as find_bundle
 from brainmets.network.bundle import read
 from brainmets.network.openvino_engine import openvino_engine
 from brainmets.network.torch_engine import torch_engine
-from brainmets.pipeline import largest_tile
 from brainmets.preprocess.brain import extract_brain
 from brainmets.preprocess.prepare import prepare, restore
 from brainmets.volume import Volume, on_grid
@@ -44,7 +43,6 @@ def main() -> None:
     bundle = read(find_bundle(given.model))
     slow = torch_engine(bundle, "cpu", "f32")
     fast = {name: openvino_engine(bundle, name) for name in given.precisions}
-    largest = largest_tile(bundle, "openvino cpu float32")
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in fast}
     for case in cases:
         volume = images.read_case(case).volume
@@ -53,8 +51,7 @@ def main() -> None:
         prepared = prepare(volume, brain.mask, bundle.recipe, grow=grow)
         masks = {}
         for name, engine in {"slow": slow, **fast}.items():
-            found = predict(prepared, engine, bundle.tiling, largest_vox=largest)
-            probability = restore(found, prepared)
+            probability = restore(predict(prepared, engine, bundle.tiling), prepared)
             masks[name] = np.asarray(find(probability, bundle.rule).data)
         for name in fast:
             row = {"case": case.case_id, **compare(masks["slow"], masks[name])}

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--model", default="starter")
     parser.add_argument("--no-record", action="store_true")
     given = parser.parse_args()
-    model = load_model(given.model, "cpu")
+    model = load_model(given.model, "cpu", large_tiles=True)
     cases = (*(read_cohort(given.cohort) if given.cohort else ()), *real_cases())[: given.cases]
     rows = []
     for case in cases:

@@ -1,4 +1,4 @@
-"""More memory, larger tiles; too little is refused; the answer says what it was."""
+"""Large tiles are asked for and bounded; too little memory is refused; the answer says which."""
 
 from dataclasses import replace
 
@@ -41,6 +41,11 @@ def test_half_of_the_memory_is_the_networks():
 )
 def test_the_estimate_is_what_was_measured(architecture, engine, measured):
     assert bytes_per_voxel(architecture, engine) == pytest.approx(measured, rel=0.06)
+
+
+def test_cubes_are_the_default_and_large_tiles_are_asked_for():
+    assert load_model("starter", "cpu").largest_vox == 0
+    assert load_model("starter", "cpu", large_tiles=True).largest_vox >= 192 * 224 * 192
 
 
 def test_a_case_predicted_with_other_tiles_is_not_taken_for_the_same(tmp_path):

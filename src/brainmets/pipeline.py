@@ -49,6 +49,7 @@ def load_model(
     engine: str = "auto",
     precision: str = "auto",
     prove: bool = True,
+    large_tiles: bool = False,
     max_memory_gb: float = MAX_MEMORY_GB,
 ) -> Model:
     """Load a shipped model by name, or a ``.brainmets`` file.
@@ -59,7 +60,9 @@ def load_model(
         engine: ``auto``, ``torch`` or ``openvino``.
         precision: ``auto``, ``f32`` or ``bf16``.
         prove: whether the example is run when OpenVINO compiles the model for the first time.
-        max_memory_gb: half of it is the network's: the more, the larger the tiles.
+        large_tiles: whether the brain is covered by fewer tiles than the bundle's cubes, which
+            is faster, and not quite as good.
+        max_memory_gb: half of it is the network's.
 
     Raises:
         BundleError: no such model, or a damaged file.
@@ -68,7 +71,8 @@ def load_model(
     bundle = bundles.read(bundles.find(name))
     wanted = Wanted(engine, device, precision)
     chosen, reason = choose_engine(bundle, wanted, prove=prove)
-    return Model(bundle, chosen, reason, largest_tile(bundle, chosen.name, max_memory_gb))
+    largest = largest_tile(bundle, chosen.name, max_memory_gb)
+    return Model(bundle, chosen, reason, largest if large_tiles else 0)
 
 
 def largest_tile(bundle: Bundle, engine: str, max_memory_gb: float = MAX_MEMORY_GB) -> int:

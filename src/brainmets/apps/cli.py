@@ -24,6 +24,7 @@ from brainmets.apps.options import (
     IdFrom,
     IdOption,
     Inflation,
+    LargeTilesOption,
     MemoryOption,
     OutOption,
     Precision,
@@ -85,6 +86,7 @@ def predict(
         bool, typer.Option("--save-probability", help="Also write probability.nii.gz.")
     ] = False,
     threads: ThreadsOption = None,
+    large_tiles: LargeTilesOption = False,
     max_memory: MemoryOption = 3.0,
     brain_mask: Annotated[
         Path | None, typer.Option(help="Mask of brain and CSF, instead of extraction.")
@@ -118,7 +120,7 @@ def predict(
     with case_watch(screen, len(cases)) as watch:
         loaded = load_model(
             model, device.value, engine=engine.value, precision=precision.value,
-            max_memory_gb=max_memory,
+            large_tiles=large_tiles, max_memory_gb=max_memory,
         )  # fmt: skip
         screen.print(f"engine: {loaded.engine.name} ({loaded.reason})", markup=False)
         timed = Timed(loaded.engine)

@@ -79,9 +79,13 @@ EngineOption = Annotated[
 PrecisionOption = Annotated[
     Precision, typer.Option(help="auto: bf16 with openvino where the CPU has units for it.")
 ]
+LargeTilesOption = Annotated[
+    bool,
+    typer.Option("--large-tiles", help="Fewer, larger tiles: faster, not quite as good."),
+]
 MemoryOption = Annotated[
     float,
-    typer.Option("--max-memory", min=0.1, help="GB; half for the network's tiles."),
+    typer.Option("--max-memory", min=0.1, help="GB; half of it for the network."),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Processor threads; all by default.")

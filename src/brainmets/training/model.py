@@ -29,7 +29,7 @@ from brainmets.network.bundle import Bundle, find, read, write
 from brainmets.network.imagenet import load_resnet34, read_resnet34
 from brainmets.network.torch_engine import build, choose_device, torch_engine
 from brainmets.network.unet import UNet
-from brainmets.pipeline import Model, largest_tile
+from brainmets.pipeline import Model
 from brainmets.training.loop import Moment, settle_precision, train, weights_of
 from brainmets.training.split import read_split, sides
 from brainmets.training.store import PreparedCase, prepare_cohort
@@ -289,19 +289,13 @@ def train_model(
         plan.name, plan.architecture, plan.recipe, plan.tiling, DecisionRule(),
         _as_stored(weights), {}, plan.card,
     )  # fmt: skip
-    model = _on_torch(bundle, device)
+    model = Model(bundle, torch_engine(bundle, device))
     rule = tune_rule(plan.validation, model, tell.validating, target_labels=plan.target_labels)
     tuned = replace(model, bundle=replace(bundle, rule=rule))
     ended = {} if until is None else {"ended_at_step": min(until, plan.settings.steps)}
     card = {**plan.card, "limits": LIMITS, **_figures(plan, tuned, tell), **from_encoder, **ended}
     write(replace(tuned.bundle, card=card, example=_example(prepared, model)), out)
     return read(out)
-
-
-def _on_torch(bundle: Bundle, device: str) -> Model:
-    """A bundle that may have no example yet, with tiles as large as in use."""
-    engine = torch_engine(bundle, device)
-    return Model(bundle, engine, largest_vox=largest_tile(bundle, engine.name))
 
 
 def _beginning(plan: Plan) -> tuple[Mapping[str, Tensor] | None, dict[str, Any]]:
@@ -386,7 +380,7 @@ def retune(
         raise CohortError("no case with a mask to choose the decision rule on")
     require_writable(out.parent)
     tell = listeners or Listeners()
-    model = _on_torch(bundle, choose_device(device).type)
+    model = Model(bundle, torch_engine(bundle, choose_device(device).type))
     rule = tune_rule(
         validation, model, tell.validating, target_labels=target_labels,
         false_positives=false_positives,
