@@ -337,9 +337,9 @@ TILES = (
     "`starter` on {engine}, {cases} scans, {scored} of them simulated with known lesions (label "
     "maps 17–20), by the rule chosen for cubes. Large tiles take the network's time divided by "
     "{median_ratio_of_seconds} (median). The lesions are the same, one to one at IoU of 0.5 and "
-    "more and within 5 % or 2 voxels of volume, in {cases_with_the_same_lesions} scans. Overlapping "
-    "cubes are an average over several looks, and that is lost: so cubes are the default, and "
-    "`--large-tiles` is there to be asked for."
+    "more and within 5 % or 2 voxels of volume, in {cases_with_the_same_lesions} scans. "
+    "Overlapping cubes are an average over several looks, and that is lost: so cubes are the "
+    "default, and `--large-tiles` is there to be asked for."
 )
 SIMULATED = (
     "{scans} scans with {lesions} lesions; contrast to noise: 10th percentile "
