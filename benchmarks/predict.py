@@ -1,7 +1,8 @@
 """Wall time and peak memory of ``brainmets predict``, NIfTI to report, as a whole process.
 
-Scans: one simulated whole head, and, where BRAINMETS_DATA names the folder of real scans,
-a scan without skull and a whole head. Each is run once to warm the file cache, then
+Scans: one simulated whole head, the same in 256³ of 1 mm and in 512×512×400 of 0.5 mm, and,
+where BRAINMETS_DATA names the folder of real scans, a scan without skull and a whole head.
+Each is run once to warm the file cache, then
 timed; the median is the figure.
 
     python benchmarks/predict.py [--runs 3]
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
+from scipy import ndimage
 
 from record import write
 
@@ -42,16 +45,35 @@ def main() -> None:
 def _scans(folder: Path) -> dict[str, Path]:
     _brainmets("simulate", folder / "simulated", "--cases", "1", "--seed", "7")
     scans = {"simulated whole head": folder / "simulated" / "sim-0000" / "t1c.nii.gz"}
+    for shape, spacing in (((256, 256, 256), 1.0), ((512, 512, 400), 0.5)):
+        label = f"simulated whole head, {spacing:g} mm"
+        path = folder / f"{shape[0]}.nii.gz"
+        _enlarge(scans["simulated whole head"], path, shape, spacing)
+        scans[label] = path
     data = os.environ.get("BRAINMETS_DATA")
     if data:
         scans |= {label: Path(data) / place for label, place in REAL.items()}
     return scans
 
 
+def _enlarge(scan: Path, path: Path, shape: tuple[int, ...], spacing_mm: float) -> None:
+    """The same head on a grid of this shape, in its middle, zeros around it."""
+    image = nib.load(scan)
+    affine = image.affine.copy()
+    zoom = np.linalg.norm(affine[:3, :3], axis=0) / spacing_mm
+    affine[:3, :3] /= zoom
+    middle = np.array(image.shape) / 2 - np.array(shape) / 2 / zoom
+    affine[:3, 3] = image.affine[:3, 3] + image.affine[:3, :3] @ middle
+    data = ndimage.affine_transform(
+        np.asarray(image.dataobj, np.float32), 1 / zoom, middle, shape, order=1
+    )
+    nib.save(nib.Nifti1Image(np.rint(data).astype(np.int16), affine), path)
+
+
 def _row(label: str, scan: Path, folder: Path, runs: int) -> dict[str, Any]:
     seconds, memory = [], []
     for number in range(runs + 1):
-        wall, peak = _brainmets("predict", scan, "-o", folder / f"{label[:5]}-{number}")
+        wall, peak = _brainmets("predict", scan, "-o", folder / f"{scan.name}-{number}")
         if number:
             seconds.append(wall)
             memory.append(peak)
