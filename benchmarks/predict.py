@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def _scans(folder: Path) -> dict[str, Path]:
     for shape, spacing in (((256, 256, 256), 1.0), ((512, 512, 400), 0.5)):
         label = f"simulated whole head, {spacing:g} mm"
         path = folder / f"{shape[0]}.nii.gz"
-        _enlarge(scans["simulated whole head"], path, shape, spacing)
+        job = (scans["simulated whole head"], path, shape, spacing)
+        with get_context("spawn").Pool(1) as pool:  # a child's peak begins with its parent's
+            pool.apply(_enlarge, job)
         scans[label] = path
     data = os.environ.get("BRAINMETS_DATA")
     if data:
