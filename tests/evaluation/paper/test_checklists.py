@@ -2,12 +2,13 @@ import csv
 import json
 import re
 
+import numpy as np
 import pytest
 
 from brainmets.evaluation.paper.checklists import FROM_DATA, OPEN
 from brainmets.evaluation.paper.guidelines import guidelines
 from brainmets.evaluation.paper.run import run_paper
-from study_files import write_cohort, write_rows, write_study
+from study_files import GRID, write_cohort, write_mask, write_rows, write_study
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,21 @@ def test_the_page_shows_them_and_leads_to_the_cells(made):
             with (folder / "out" / name).open(encoding="utf-8", newline="") as file:
                 assert list(csv.reader(file))[int(line) - 1][int(column) - 1]
             assert f'href="{row["cell"]}"' in page
+
+
+@pytest.mark.parametrize("emptied", ["*-seg.nii.gz", "*/*/mask.nii.gz"])
+def test_undefined_numbers_have_no_address(tmp_path, emptied):
+    file = write_study(tmp_path, (4, 3))
+    for mask in tmp_path.glob(emptied):
+        write_mask(mask, np.zeros(GRID.shape, np.uint8))
+    results = run_paper(file, tmp_path / "out")
+    told = {r["key"]: r for r in results.tables["checklists"]}
+    assert "none of them could be compared" in told["fairness"]["answer"]
+    for row in told.values():
+        if row["cell"]:
+            name, line, column = re.fullmatch(r"(\w+\.csv)#cell=(\d+),(\d+)", row["cell"]).groups()
+            with (tmp_path / "out" / name).open(encoding="utf-8", newline="") as lines:
+                assert list(csv.reader(lines))[int(line) - 1][int(column) - 1], row
 
 
 def test_flow_counts_every_scan(tmp_path):

@@ -424,6 +424,7 @@ def test_groups_between_cuts_leave_no_number_out():
         ("[statements]\nfundin = 'none'", "did you mean 'funding'"),
         ("[statements]\nfunding = ' '", "expected a text"),
         ("statements = 3", "no table"),
+        ("[[cohort]]\nname = 'a'\ntable = 'b'\nrole = 'training'", "described and not scored"),
         ("target = [0]", "above 0"),
         ("seed = -1", "seed is -1"),
         ("measures = []\ntested = []", "measures is empty"),

@@ -55,8 +55,23 @@ class Told:
         return [r for r in rows if all(r[key] == value for key, value in keys.items())]
 
     def cell(self, table: str, row: Cells, column: str) -> str:
-        """Address of a number."""
+        """Address of a number; empty where there is none."""
+        value = row[column]
+        if value == "" or (isinstance(value, float) and math.isnan(value)):
+            return ""
         return address(self.results.tables, table, row, column)
+
+    def compared(self, rows: Sequence[Cells]) -> tuple[str, str]:
+        """How many of these tests told groups apart, and the address of the first p."""
+        made = [r for r in rows if not math.isnan(r["p"])]
+        if not made:
+            return "none of them could be compared", ""
+        shown = [r for r in made if r["p_holm"] < LEVEL]
+        named = "; ".join(
+            f"{r['cohort']}, {name_of(r['measure'])} by {r['subgroup']}" for r in shown
+        )
+        text = f"{len(shown)} of {len(made)} differed after Holm's adjustment"
+        return text + (f" ({named})" if named else ""), self.cell("tests", made[0], "p_holm")
 
 
 def checklist_rows(
@@ -215,34 +230,22 @@ def _sample_size(told: Told) -> Answer:
     return Answer(f"{'; '.join(parts)}.", cell, whole=False)
 
 
-def _differed(rows: Sequence[Cells]) -> str:
-    made = [r for r in rows if not math.isnan(r["p"])]
-    shown = [r for r in made if r["p_holm"] < LEVEL]
-    named = "; ".join(f"{r['cohort']}, {name_of(r['measure'])} by {r['subgroup']}" for r in shown)
-    return f"{len(shown)} of {len(made)} differed after Holm's adjustment" + (
-        f" ({named})" if named else ""
-    )
-
-
 def _subgroups(told: Told) -> Answer:
     rows = [r for r in told.rows("tests") if r["subgroup"] != BETWEEN]
     if not rows:
         return Answer("")
     columns = ", ".join(subgroup.column for subgroup in told.study.subgroups)
     tested = ", ".join(map(name_of, told.study.tested))
-    return Answer(
-        f"{tested} compared by {columns}: {_differed(rows)}.",
-        told.cell("tests", rows[0], "p_holm"),
-        whole=False,
-    )
+    differed, cell = told.compared(rows)
+    return Answer(f"{tested} compared by {columns}: {differed}.", cell, whole=False)
 
 
 def _between(told: Told) -> Answer:
     rows = told.rows("tests", subgroup=BETWEEN)
     if not rows:
         return Answer("")
-    text = f"Between cohorts: {_differed(rows)}."
-    return Answer(text, told.cell("tests", rows[0], "p_holm"), whole=False)
+    differed, cell = told.compared(rows)
+    return Answer(f"Between cohorts: {differed}.", cell, whole=False)
 
 
 def _failures(told: Told) -> Answer:

@@ -185,6 +185,11 @@ def read_study(path: Path) -> Study:
             f"{path.name}: cohorts {names}; expected one [[cohort]] or more, each of its own name, "
             "also in letters and digits alone"
         )
+    if all(part.role == DESCRIBED for part in parts):
+        raise ConfigError(
+            f"{path.name}: every cohort has the role {DESCRIBED!r}, which is described and not "
+            f"scored; give one the role {TESTED!r} or {EXTERNAL!r}"
+        )
     columns = [group.column for group in groups]
     for kind, given in (("cohort", names), ("subgroup", columns)):
         for name in given:
