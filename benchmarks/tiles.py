@@ -91,7 +91,9 @@ def summary(rows: list[dict[str, Any]], engine: str) -> dict[str, Any]:
             "lesions": sum(row["lesions"] for row in mine),
             "found": sum(row["found"] for row in mine),
             "false_positives": sum(row["false_positives"] for row in mine),
-            "mean_dice": round(float(np.nanmean([row["dice"] for row in mine] or [np.nan])), 4),
+            "mean_dice": round(
+                float(np.mean([row["dice"] for row in mine if row["lesions"]] or [np.nan])), 4
+            ),
         }
     return value
 
