@@ -315,7 +315,7 @@ def _tiles(result: dict[str, Any]) -> str:
     return "\n\n".join([
         "## Large tiles against cubes",
         TILES.format(**value),
-        _table(["tiles", "median number", "lesions found", "false positives", "mean Dice"], rows),
+        _table(["tiles", "median number", "lesions found", "false positives", "mean Dice, of scans with lesions"], rows),
         _where(result),
     ])  # fmt: skip
 
