@@ -307,6 +307,8 @@ def _study(result: dict[str, Any]) -> str:
 def _tiles(result: dict[str, Any]) -> str:
     """One large tile against cubes."""
     value = result["value"]
+    header = ["tiles", "median number", "lesions found", "false positives",
+              "mean Dice, of scans with lesions"]  # fmt: skip
     rows = [
         [name, f"{v['tiles_median']:g}", f"{v['found']} of {v['lesions']}",
          f"{v['false_positives']:g}", f"{v['mean_dice']:.3f}"]
@@ -315,7 +317,7 @@ def _tiles(result: dict[str, Any]) -> str:
     return "\n\n".join([
         "## Large tiles against cubes",
         TILES.format(**value),
-        _table(["tiles", "median number", "lesions found", "false positives", "mean Dice, of scans with lesions"], rows),
+        _table(header, rows),
         _where(result),
     ])  # fmt: skip
 
