@@ -12,6 +12,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -134,7 +135,8 @@ class Compiled:
         try:
             stored = path.read_bytes()
             if hashlib.sha256(stored[SHA256_BYTES:]).digest() == stored[:SHA256_BYTES]:
-                path.touch()
+                with suppress(OSError):  # a cache that may only be read is a cache
+                    path.touch()
                 blob = io.BytesIO(stored[SHA256_BYTES:])
                 return core().import_model(blob, "CPU", self._settings())
             LOG.debug("compiled model %s is damaged; made anew", path.name)
