@@ -21,11 +21,20 @@ def test_half_of_the_memory_is_the_networks():
     assert largest >= 192 * 224 * 192
     assert largest * bytes_per_voxel(bundle.architecture, engine) <= 1.5e9
     assert largest_tile(bundle, "openvino cpu bfloat16", 3) == pytest.approx(2 * largest, abs=2)
-    with pytest.raises(ConfigError, match=r"allow at least 0\.6 GB"):
-        largest_tile(bundle, engine, 0.3)
-    assert largest_tile(bundle, engine, 0.6) >= 128**3
+
+
+def test_too_little_is_refused_and_the_message_says_what_would_do():
+    asked = {"device": "cpu", "engine": "openvino", "precision": "f32"}
+    with pytest.raises(ConfigError, match=r"too little for starter.* allow at least 0\.6 GB"):
+        load_model("starter", **asked, max_memory_gb=0.5)
+    assert load_model("starter", **asked, max_memory_gb=0.6).largest_vox == 0
+
+
+def test_a_model_of_large_cubes_is_not_refused_unasked(monkeypatch):
+    monkeypatch.setattr("brainmets.pipeline.bytes_per_voxel", lambda *_: 1e6)
+    assert load_model("starter", "cpu").largest_vox == 0
     with pytest.raises(ConfigError, match="too little"):
-        load_model("starter", "cpu", max_memory_gb=0.1)
+        load_model("starter", "cpu", max_memory_gb=3)
 
 
 @pytest.mark.parametrize(

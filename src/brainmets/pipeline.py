@@ -50,7 +50,7 @@ def load_model(
     precision: str = "auto",
     prove: bool = True,
     large_tiles: bool = False,
-    max_memory_gb: float = MAX_MEMORY_GB,
+    max_memory_gb: float | None = None,
 ) -> Model:
     """Load a shipped model by name, or a ``.brainmets`` file.
 
@@ -62,7 +62,8 @@ def load_model(
         prove: whether the example is run when OpenVINO compiles the model for the first time.
         large_tiles: whether the brain is covered by fewer tiles than the bundle's cubes, which
             is faster, and not quite as good.
-        max_memory_gb: half of it is the network's.
+        max_memory_gb: what the network may take twice over; None: whatever the bundle's cubes
+            need, and 3 for large tiles.
 
     Raises:
         BundleError: no such model, or a damaged file.
@@ -71,24 +72,25 @@ def load_model(
     bundle = bundles.read(bundles.find(name))
     wanted = Wanted(engine, device, precision)
     chosen, reason = choose_engine(bundle, wanted, prove=prove)
-    largest = largest_tile(bundle, chosen.name, max_memory_gb)
+    largest = largest_tile(bundle, chosen.name, max_memory_gb or MAX_MEMORY_GB)
+    if max_memory_gb is not None:
+        _require_memory(bundle, chosen.name, largest, max_memory_gb)
     return Model(bundle, chosen, reason, largest if large_tiles else 0)
 
 
-def largest_tile(bundle: Bundle, engine: str, max_memory_gb: float = MAX_MEMORY_GB) -> int:
-    """Voxels that a tile may have, for the network to take half of the memory at most.
+def largest_tile(bundle: Bundle, engine: str, max_memory_gb: float) -> int:
+    """Voxels that a tile may have, for the network to take half of the memory at most."""
+    return int(max_memory_gb * 1e9 / 2 / bytes_per_voxel(bundle.architecture, engine))
 
-    Raises:
-        ConfigError: that is not enough for the bundle's own tiles.
-    """
-    each, cube = bytes_per_voxel(bundle.architecture, engine), bundle.tiling.tile_vox**3
-    largest = int(max_memory_gb * 1e9 / 2 / each)
+
+def _require_memory(bundle: Bundle, engine: str, largest: int, max_memory_gb: float) -> None:
+    cube = bundle.tiling.tile_vox**3
     if largest < cube:
+        least = cube * 2 * bytes_per_voxel(bundle.architecture, engine) / 1e9
         raise ConfigError(
             f"{max_memory_gb:g} GB is too little for {bundle.name} on {engine}; allow at least "
-            f"{math.ceil(cube * each * 2 / 1e8) / 10:g} GB"
+            f"{math.ceil(10 * least) / 10:g} GB"
         )
-    return largest
 
 
 def analyse(

@@ -87,7 +87,7 @@ def predict(
     ] = False,
     threads: ThreadsOption = None,
     large_tiles: LargeTilesOption = False,
-    max_memory: MemoryOption = 3.0,
+    max_memory: MemoryOption = None,
     brain_mask: Annotated[
         Path | None, typer.Option(help="Mask of brain and CSF, instead of extraction.")
     ] = None,

@@ -84,8 +84,8 @@ LargeTilesOption = Annotated[
     typer.Option("--large-tiles", help="Fewer, larger tiles: faster, not quite as good."),
 ]
 MemoryOption = Annotated[
-    float,
-    typer.Option("--max-memory", min=0.1, help="GB; half of it for the network."),
+    float | None,
+    typer.Option("--max-memory", min=0.1, help="GB, half for the network; refused if too little."),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Processor threads; all by default.")

@@ -49,7 +49,7 @@ def predict(
         for tile in plan(prepared.volume.grid.shape, prepared.box, tiling, largest_vox)
         if brain[clip(tile, prepared.box)[0]].any()
     ]
-    x, y, z = (side.stop - side.start for side in tiles[0]) if tiles else (1, 1, 1)
+    x, y, z = (side.stop - side.start for side in tiles[0])
     weights = gaussian_weights((x, y, z))
     mean, weight = np.zeros((2, *(side.stop - side.start for side in prepared.box)), np.float32)
     for done, tile in enumerate(tiles, start=1):

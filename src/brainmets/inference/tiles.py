@@ -51,7 +51,7 @@ def _sides(box: Box, tiling: Tiling, largest_vox: int) -> tuple[int, int, int]:
 
     def options(axis: slice) -> set[int]:
         whole = -(-(axis.stop - axis.start) // STRIDE) * STRIDE
-        return {cube, *range(cube, whole + 1, STRIDE), min(whole, cube)}
+        return {min(whole, cube), *range(cube, max(whole, cube) + 1, STRIDE)}
 
     def worth(sides: tuple[int, ...]) -> tuple[int, int, tuple[int, ...]]:
         counts = [
