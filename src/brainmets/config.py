@@ -105,9 +105,6 @@ class DecisionRule:
 
 
 LOSSES = ("dice+ce", "dice+ce+cc", "dice+ce+blob", "focal-tversky+ce")
-LESION_LOSSES = ("dice+ce+cc", "dice+ce+blob")
-"""Those that look at each lesion for itself."""
-
 SCHEDULES = ("cosine", "polynomial")
 
 
@@ -134,10 +131,9 @@ class Training:
             surroundings of each lesion, so that small ones count as large ones do;
             ``"dice+ce+blob"``: and Dice of each lesion with the others left out;
             ``"focal-tversky+ce"``: focal Tversky, which weighs misses more, and cross-entropy.
-        accumulate: batches whose gradients are averaged before a step; each has the memory of
-            one.
+        accumulate: batches whose gradients are averaged before a step, in the memory of one.
         schedule: ``"cosine"``: half a cosine; ``"polynomial"``: (1 − share of steps)^0.9, as
-            nnU-Net has it.
+            nnU-Net has it; either ends at a hundredth of the peak.
     """
 
     steps: int = 2000

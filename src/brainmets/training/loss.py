@@ -66,7 +66,7 @@ def blob_dice(logits: Tensor, target: Tensor, weight: Tensor, regions: Tensor) -
         logits: (N, 1, X, Y, Z), float32.
         target: 0 or 1, same shape.
         weight: of each voxel, same shape.
-        regions: from :func:`surroundings`, same shape.
+        regions: number of the lesion that a voxel belongs to, same shape; 0 or anything elsewhere.
 
     Returns:
         A scalar; 0 where no patch holds a lesion.

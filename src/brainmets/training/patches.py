@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from brainmets.config import LESION_LOSSES, Training
+from brainmets.config import Training
 from brainmets.training.loss import surroundings
 from brainmets.training.store import DEPTH_STEP_MM, LEVELS_MM, PreparedCase
 from brainmets.volume import Array
@@ -27,8 +27,8 @@ from brainmets.volume import Array
 class Batch:
     """Patches of shape (N, 1, P, P, P): float32 images, targets and weights.
 
-    ``regions``, int16, are each lesion's :func:`brainmets.training.loss.surroundings` where the
-    loss asks for them, and 0 where it does not.
+    ``regions``, int16, are what the loss asks for: each lesion's
+    :func:`brainmets.training.loss.surroundings`, or its voxels, or 0.
     """
 
     image: Tensor
@@ -93,7 +93,9 @@ def _draw_patch(
     weight = lesion_weights(lesions)
     target = (lesions > 0).float()
     regions = torch.zeros(target.shape, dtype=torch.int16)
-    if training.loss in LESION_LOSSES:
+    if training.loss == "dice+ce+blob":
+        regions = lesions.to(torch.int16)
+    elif training.loss == "dice+ce+cc":
         regions = torch.from_numpy(surroundings(target.numpy() > 0))
     drawn = (grey, target, weight, regions)
     return tuple(t.flip(flips) if flips else t for t in drawn)  # type: ignore[return-value]

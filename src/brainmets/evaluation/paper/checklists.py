@@ -6,7 +6,7 @@ statement answers its topic in every checklist that asks for it.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from brainmets.evaluation.paper.guidelines import guidelines
@@ -42,12 +42,11 @@ class Told:
     groups: Sequence[Group]
     results: Results
     settings: Mapping[str, Any]
-    scored: Sequence[Group] = field(init=False)
 
-    def __post_init__(self) -> None:
-        """Pick the cohorts with scores."""
-        kept = [group for group in self.groups if group.part.role != DESCRIBED]
-        object.__setattr__(self, "scored", kept)
+    @property
+    def scored(self) -> list[Group]:
+        """The cohorts with scores."""
+        return [group for group in self.groups if group.part.role != DESCRIBED]
 
     def rows(self, table: str, **keys: Any) -> list[Cells]:
         """Rows of a table that hold these values."""
@@ -306,7 +305,7 @@ def _predicted_by(told: Told) -> Answer:
     return Answer(f"Masks were made by {', '.join(models)}.", whole=False)
 
 
-def _registered(told: Told) -> Answer:
+def _availability(told: Told) -> Answer:
     digest = told.settings["SHA-256 of the patients' rows"]
     return Answer(f"Statistics can be repeated: brainmets, study.json (rows {digest[:12]}…).",
                   whole=False)  # fmt: skip
@@ -315,7 +314,7 @@ def _registered(told: Told) -> Answer:
 VERDICTS = ("patient_sensitivity", "patient_specificity")
 
 FROM_DATA: Mapping[str, Callable[[Told], Answer]] = {
-    "availability": _registered,
+    "availability": _availability,
     "characteristics": _characteristics,
     "class_imbalance": _balance,
     "cross_tabulation": _agreed(VERDICTS),
