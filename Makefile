@@ -44,6 +44,7 @@ bench: install $(GATE)
 	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/loss_gate.py --cohort $(GATE)
+	$(BIN)/python benchmarks/tiles.py --cohort $(GATE)
 	$(BIN)/python benchmarks/dicom.py
 	if [ -n "$$BRAINMETS_DATA" ]; then $(BIN)/python benchmarks/scores.py; fi
 	$(BIN)/python benchmarks/tables.py

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
@@ -200,25 +201,21 @@ def _found(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _heads() -> list[Anatomy]:
+@cache
+def _heads() -> tuple[Anatomy, ...]:
     """A few warped heads, made once a process."""
-    if not HEADS:
-        head = embedded_head()
-        HEADS.extend(warp(head, np.random.default_rng([5, n])) for n in range(4))
-    return HEADS
-
-
-HEADS: list[Anatomy] = []
+    head = embedded_head()
+    return tuple(warp(head, np.random.default_rng([5, n])) for n in range(4))
 
 
 def _truth(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """The simulator's metastases in one of its heads, cut to the study's grid."""
-    head = _heads()[int(rng.integers(len(HEADS)))]
+    head = _heads()[int(rng.integers(len(_heads())))]
     plans = plan_metastases(head, int(min(1 + rng.geometric(0.35), 12)), rng)
     occupancy = paint(np.zeros(head.labels.shape, np.float32), head, plans, rng)
     data = np.zeros(GRID.shape, np.uint8)
-    brain = np.argwhere(head.labels > 0)[::997].mean(axis=0)
-    shift = np.round(np.array(GRID.shape) / 2 - brain).astype(int)
+    middle = np.argwhere(head.labels > 0)[::997].mean(axis=0)
+    shift = np.round(np.array(GRID.shape) / 2 - middle).astype(int)
     at = np.argwhere(occupancy >= 0.5) + shift
     at = at[((at >= 0) & (at < GRID.shape)).all(axis=1)]
     data[tuple(at.T)] = 1
@@ -282,23 +279,21 @@ def _write(mask: Any, path: Path) -> None:
 
 
 def main() -> None:
-    """Run what is asked for; what was measured before and is not asked for stays."""
+    """Run what is asked for."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", action="store_true")
     parser.add_argument("--few", action="store_true", help="a tenth of the patients, not recorded")
     parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args()
-    earlier = record.RESULTS / "study.json"
-    value = json.loads(earlier.read_text())["value"] if earlier.is_file() else {}
     if chosen.images:
         parts = {k: v // 10 for k, v in PARTS.items()} if chosen.few else PARTS
         with tempfile.TemporaryDirectory() as folder:
-            value["images"] = images(Path(folder), parts, chosen.workers)
+            name, value = "study_images", images(Path(folder), parts, chosen.workers)
     else:
-        value["rows"] = rows_only()
+        name, value = "study", rows_only()
     print(json.dumps(value, indent=1))
     if not chosen.few:
-        print(record.write("study", value))
+        print(record.write(name, value))
 
 
 if __name__ == "__main__":
