@@ -309,7 +309,7 @@ def test_a_table_must_name_its_dicom_cases(folder):
 
 def test_training_prepares_dicom_as_it_does_nifti(folder, tmp_path):
     from brainmets.config import Recipe as Preparation
-    from brainmets.training.store import prepare_cohort
+    from brainmets.training.preparing import prepare_cohort
 
     head = stripped_head(coarse_grid(), COARSE_BALLS)
     nifti.write(head.scan.with_data(np.rint(head.scan.data)), folder / "scan.nii.gz")
@@ -323,8 +323,8 @@ def test_training_prepares_dicom_as_it_does_nifti(folder, tmp_path):
     one, other = prepare_cohort(
         read_cohort(folder), Preparation(spacing_mm=5.0), tmp_path / "store"
     )
-    np.testing.assert_array_equal(one.labels, other.labels)
-    np.testing.assert_allclose(one.image, other.image, atol=0.02)
+    np.testing.assert_array_equal(one.labels[:], other.labels[:])
+    np.testing.assert_allclose(one.image[:], other.image[:], atol=0.02)
 
 
 # Killed at any moment

@@ -11,7 +11,7 @@ from brainmets.cohort import read_cohort
 from brainmets.config import Recipe
 from brainmets.io import nifti
 from brainmets.training.model import FrozenSplit, plan_training
-from brainmets.training.store import prepare_cohort
+from brainmets.training.preparing import prepare_cohort
 from brainmets.volume import Grid, Volume
 from training_cases import write_case
 

@@ -10,7 +10,8 @@ import torch
 from brainmets.config import Training
 from brainmets.training import patches
 from brainmets.training.patches import draw_batch, drawn_ahead, lesion_weights, vary
-from brainmets.training.store import DEPTH_STEP_MM, score_levels
+from brainmets.training.preparing import score_levels
+from brainmets.training.store import DEPTH_STEP_MM
 from training_cases import prepared_case
 
 TRAINING = Training(batch=2, patch_vox=32, lesion_share=1.0, seed=3)

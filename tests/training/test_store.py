@@ -11,8 +11,9 @@ from brainmets.cohort import Case, Cohort
 from brainmets.config import Recipe
 from brainmets.errors import CohortError, GridMismatchError
 from brainmets.io import nifti
-from brainmets.training import store as stores
-from brainmets.training.store import DEPTH_STEP_MM, prepare_cohort
+from brainmets.training import preparing
+from brainmets.training.preparing import prepare_cohort
+from brainmets.training.store import DEPTH_STEP_MM, open_entry
 from phantoms import Ball, make_grid, within
 from training_cases import BALLS, write_case
 
@@ -26,7 +27,12 @@ def case(tmp_path):
 
 def prepared(case, store, recipe=RECIPE):
     (only,) = prepare_cohort(Cohort((case,)), recipe, store)
-    return only
+    return loaded(only)
+
+
+def loaded(case):
+    """The same case with its arrays in memory."""
+    return replace(case, **{name: getattr(case, name)[:] for name in ("image", "labels", "depth")})
 
 
 def entries(store):
@@ -80,7 +86,7 @@ def test_tissue_is_kept_4_mm_around_the_brain(case, tmp_path):
 def test_what_did_not_change_is_kept(case, tmp_path, monkeypatch):
     store = tmp_path / "store"
     first = prepared(case, store)
-    monkeypatch.setattr(stores, "_prepare_case", lambda *_: pytest.fail("prepared again"))
+    monkeypatch.setattr(preparing, "_prepare_case", lambda *_: pytest.fail("prepared again"))
     again = prepared(replace(case, case_id="renamed"), store)
     np.testing.assert_array_equal(again.image, first.image)
     assert again.case_id == "renamed"
@@ -116,16 +122,16 @@ def test_another_recipe_has_entries_of_its_own(case, tmp_path, change):
 
 def test_another_layout_is_not_read(case, tmp_path, monkeypatch):
     prepared(case, tmp_path / "store")
-    monkeypatch.setattr(stores, "LAYOUT", stores.LAYOUT + 1)
+    monkeypatch.setattr(preparing, "LAYOUT", preparing.LAYOUT + 1)
     prepared(case, tmp_path / "store")
     assert len(entries(tmp_path / "store")) == 2
 
 
 def test_swapped_masks_are_another_case(case, tmp_path):
     swapped = replace(case, mask=case.brain_mask, brain_mask=case.mask)
-    assert stores._key(swapped, RECIPE, None) != stores._key(case, RECIPE, None)
+    assert preparing._key(swapped, RECIPE, None) != preparing._key(case, RECIPE, None)
     bare = replace(case, brain_mask=None)
-    assert stores._key(bare, RECIPE, None) != stores._key(case, RECIPE, None)
+    assert preparing._key(bare, RECIPE, None) != preparing._key(case, RECIPE, None)
 
 
 def test_only_the_target_labels_are_lesions(case, tmp_path):
@@ -137,7 +143,7 @@ def test_only_the_target_labels_are_lesions(case, tmp_path):
     counts = {}
     for labels in (None, (1,), (2,), (1, 2)):
         (found,) = prepare_cohort(Cohort((case,)), RECIPE, store, target_labels=labels)
-        counts[labels] = int((found.labels > 0).sum())
+        counts[labels] = int((found.labels[:] > 0).sum())
     assert counts[(1,)] + counts[(2,)] == counts[(1, 2)] == counts[None]
     assert min(counts.values()) > 0
     assert len(entries(store)) == 4
@@ -148,27 +154,27 @@ def test_a_killed_preparation_goes_on(tmp_path, monkeypatch):
     cases = tuple(write_case(tmp_path, name, seed=n) for n, name in enumerate("abc"))
     whole = prepare_cohort(Cohort(cases), RECIPE, tmp_path / "straight")
     store = tmp_path / "store"
-    save, written = np.save, []
+    save, written = preparing.write_array, []
 
-    def dies(path, array):
-        written.append(path)
+    def dies(folder, name, array):
+        written.append(name)
         if len(written) == 5:  # three arrays a case
             raise KeyboardInterrupt
-        save(path, array)
+        save(folder, name, array)
 
-    monkeypatch.setattr(np, "save", dies)
+    monkeypatch.setattr(preparing, "write_array", dies)
     with pytest.raises(KeyboardInterrupt):
         prepare_cohort(Cohort(cases), RECIPE, store)
     assert len(entries(store)) == 1
-    done = (store / entries(store)[0] / "image.npy").stat().st_mtime_ns
-    monkeypatch.setattr(np, "save", save)
+    done = (store / entries(store)[0] / "image.b2nd").stat().st_mtime_ns
+    monkeypatch.setattr(preparing, "write_array", save)
     resumed = prepare_cohort(Cohort(cases), RECIPE, store)
     assert entries(store) == entries(tmp_path / "straight")
     for one, other in zip(resumed, whole, strict=True):
         for name in ("image", "labels", "depth"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+            np.testing.assert_array_equal(getattr(one, name)[:], getattr(other, name)[:])
         assert one.lesions == other.lesions
-    times = [(store / entry / "image.npy").stat().st_mtime_ns for entry in entries(store)]
+    times = [(store / entry / "image.b2nd").stat().st_mtime_ns for entry in entries(store)]
     assert done in times
 
 
@@ -188,10 +194,37 @@ def test_two_lesions_that_meet_at_a_corner_are_one(tmp_path):
     assert len(found.lesions) == 1
 
 
-def test_the_arrays_cannot_be_written_to(case, tmp_path):
+def test_any_part_is_what_was_written(case, tmp_path):
+    """Across the borders of chunks, single planes, and beyond the end, as numpy gives it."""
+    store = tmp_path / "store"
+    whole = prepared(case, store, replace(RECIPE, spacing_mm=0.5))
+    part = open_entry(store / whole.key, "a")
+    assert max(whole.image.shape) > 64
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        low = [int(rng.integers(n)) for n in whole.image.shape]
+        where = tuple(slice(a, a + int(rng.integers(1, 80))) for a in low)
+        for name in ("image", "labels", "depth"):
+            np.testing.assert_array_equal(getattr(part, name)[where], getattr(whole, name)[where])
+
+
+def test_the_store_is_smaller_than_its_arrays(case, tmp_path):
+    found = prepared(case, tmp_path / "store", replace(RECIPE, spacing_mm=0.5))
+    raw = sum(getattr(found, name).nbytes for name in ("image", "labels", "depth"))
+    files = (tmp_path / "store" / found.key).iterdir()
+    assert sum(file.stat().st_size for file in files) < 0.6 * raw
+
+
+@pytest.mark.parametrize("damage", ["image.b2nd", "facts.json"])
+def test_a_damaged_entry_is_named(case, tmp_path, damage):
     found = prepared(case, tmp_path / "store")
-    with pytest.raises(ValueError, match="read-only"):
-        found.image[0, 0, 0] = 1
+    folder = tmp_path / "store" / found.key
+    (folder / damage).write_bytes(b"{")
+    with pytest.raises(CohortError, match=r"'a': its entry .* is absent or damaged"):
+        open_entry(folder, "a")
+    (folder / damage).unlink()
+    with pytest.raises(CohortError, match="'a': its entry"):
+        open_entry(folder, "a")
 
 
 def test_progress_counts_the_cases(tmp_path):

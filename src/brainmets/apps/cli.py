@@ -203,7 +203,9 @@ def simulate(
 
 @app.command()
 def train(
-    cohort: Annotated[Path, typer.Argument(help="Table or folder of scans with masks.")],
+    cohort: Annotated[
+        Path, typer.Argument(help="Table or folder of scans with masks, or a prepared one.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .brainmets file to write.")],
     validation: Annotated[
         Path | None, typer.Option(help="Cohort to choose the decision rule on.")
@@ -279,7 +281,10 @@ def train(
             device=device.value, until=until, listeners=listeners,
         )  # fmt: skip
     typer.echo(f"model: {out}")
-    print_mapping(f"{bundle.name}: results", bundle.card["results"])
+    if "results" in bundle.card:
+        print_mapping(f"{bundle.name}: results", bundle.card["results"])
+    else:
+        typer.echo(f"its decision rule is {bundle.card['decision_rule']}")
 
 
 @app.command()

@@ -70,13 +70,15 @@ def prepare(
     from brainmets.apps.progress import steps
     from brainmets.cohort import read_cohort
     from brainmets.config import Recipe
-    from brainmets.training.store import prepare_cohort
+    from brainmets.training.preparing import prepare_cohort
+    from brainmets.training.store import ENTRIES, write_index
 
+    whole, recipe, labels = read_cohort(table).with_masks(), Recipe(), target or None
     with steps(screen, "preparing") as progress:
         cases = prepare_cohort(
-            read_cohort(table).with_masks(), Recipe(), work / "store",
-            target_labels=tuple(target) if target else None, workers=workers, progress=progress,
-        )  # fmt: skip
+            whole, recipe, work / ENTRIES, target_labels=labels, workers=workers, progress=progress
+        )
+    write_index(work, whole, [case.key for case in cases], recipe, labels)
     typer.echo(f"{len(cases)} cases prepared: {work}")
 
 

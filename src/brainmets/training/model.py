@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,22 +22,28 @@ from brainmets.config import (
     to_mapping,
 )
 from brainmets.errors import CohortError, ConfigError
-from brainmets.evaluation.case import CaseScores
-from brainmets.evaluation.summary import summarise
 from brainmets.io.storage import require_writable
 from brainmets.network.bundle import Bundle, find, read, write
+from brainmets.network.engines import Engine
 from brainmets.network.imagenet import load_resnet34, read_resnet34
 from brainmets.network.torch_engine import build, choose_device, torch_engine
 from brainmets.network.unet import UNet
-from brainmets.pipeline import Model
 from brainmets.training.loop import Moment, settle_precision, train, weights_of
 from brainmets.training.split import read_split, sides
-from brainmets.training.store import PreparedCase, prepare_cohort
-from brainmets.training.tune import score_cohort, tune_rule
+from brainmets.training.store import ENTRIES, PreparedCase, is_prepared, open_entry, read_index
+
+if TYPE_CHECKING:
+    from brainmets.evaluation.case import CaseScores
+    from brainmets.pipeline import Model
 
 VALIDATION_EVERY = 6
 """Without a stated split, every sixth case is kept from training to choose the rule."""
 EXAMPLE_SIDE = 64
+UNTUNED = (
+    "a default, chosen on no scan: the model was trained from a prepared cohort; "
+    "choose its rule with brainmets tune"
+)
+"""What the card says of the decision rule where there were no scans to choose it on."""
 TargetLabels = tuple[int, ...] | None
 LIMITS = (
     "Research software, not a medical device. Small lesions are missed; vessels, dura, "
@@ -62,6 +68,7 @@ class Plan:
         target_labels: labels of the reference masks that are lesion; None: all above 0.
         start: model whose weights to start from; None: random weights.
         encoder: 2D ResNet-34 to start the encoder from; None: random weights.
+        prepared: the cohorts are in a store already, and hold no scans.
     """
 
     name: str
@@ -76,6 +83,7 @@ class Plan:
     target_labels: TargetLabels = None
     start: Bundle | None = None
     encoder: "EncoderStart | None" = None
+    prepared: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,8 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
     """A plan from cohorts on disk.
 
     Args:
-        cohort: table or folder; split by :func:`split` unless ``validation`` is given.
+        cohort: table or folder, or what ``cohort prepare`` left; split by :func:`split` unless
+            ``validation`` is given.
         name: of the model.
         validation: cohort to choose the decision rule on.
         test: cohort for the card's figures.
@@ -159,24 +168,51 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
     if start and encoder:
         raise ConfigError("a model and an encoder to start from; give one of the two")
     begun = read(find(start)) if start else None
-    whole, tested, sealed = _frozen(read_cohort(cohort), test, frozen)
-    learn, check = (
-        (whole.with_masks(), read_cohort(validation).with_masks()) if validation else split(whole)
-    )
+    recipe = begun.recipe if begun else Recipe()
+    labels = tuple(target_labels) if target_labels else None
+    prepared = is_prepared(cohort)
+    if prepared and test:
+        raise ConfigError(
+            "a prepared cohort and a test cohort: without scans nothing is scored; leave the test "
+            "out, and evaluate the model where the scans are"
+        )
+    opened = [_read(path, prepared, recipe, labels) for path in (cohort, validation) if path]
+    whole, tested, sealed = _frozen(opened[0], test, frozen)
+    learn, check = (whole.with_masks(), opened[1].with_masks()) if validation else split(whole)
     return Plan(
         name=name,
         training=learn,
         validation=check,
-        test=tested.with_masks(),
+        test=Cohort(()) if prepared else tested.with_masks(),
         architecture=begun.architecture if begun else PRESETS[preset],
         settings=from_mapping(Training, options or {}),
-        recipe=begun.recipe if begun else Recipe(),
+        recipe=recipe,
         tiling=Tiling(),
         card={"trained_on": trained_on or f"{len(learn)} cases of the user's own", **sealed},
-        target_labels=tuple(target_labels) if target_labels else None,
+        target_labels=labels,
         start=begun,
         encoder=encoder,
+        prepared=prepared,
     )
+
+
+def _read(path: Path, prepared: bool, recipe: Recipe, labels: TargetLabels) -> Cohort:
+    """A cohort to train from; a prepared one fits the recipe and the labels that are asked for."""
+    if is_prepared(path) != prepared:
+        raise ConfigError("a prepared cohort and one that is not; prepare both, or neither")
+    if not prepared:
+        return read_cohort(path)
+    found = read_index(path)
+    if found.recipe != recipe:
+        raise ConfigError(
+            f"{path.name}: prepared by another recipe than the model's; prepare it again"
+        )
+    if labels is not None and found.target_labels != labels:
+        raise ConfigError(
+            f"{path.name}: prepared for the labels {found.target_labels or 'above 0'}, not "
+            f"{labels}; prepare it again with --target"
+        )
+    return found.cohort
 
 
 def _frozen(
@@ -273,12 +309,8 @@ def train_model(
     require_writable(out.parent)
     begin, from_encoder = _beginning(plan)
     prepared, held_out = (
-        prepare_cohort(
-            cohort, plan.recipe, work / "store", target_labels=plan.target_labels,
-            workers=workers, progress=tell.preparing,
-        )
-        for cohort in (plan.training, plan.validation)
-    )  # fmt: skip
+        _prepared(plan, cohort, work, workers, tell) for cohort in (plan.training, plan.validation)
+    )
     network = train(
         prepared, plan.architecture, plan.settings, work / "checkpoint.pt",
         start=begin,
@@ -289,13 +321,41 @@ def train_model(
         plan.name, plan.architecture, plan.recipe, plan.tiling, DecisionRule(),
         _as_stored(weights), {}, plan.card,
     )  # fmt: skip
-    model = Model(bundle, torch_engine(bundle, device))
-    rule = tune_rule(plan.validation, model, tell.validating, target_labels=plan.target_labels)
-    tuned = replace(model, bundle=replace(bundle, rule=rule))
+    engine = torch_engine(bundle, device)
     ended = {} if until is None else {"ended_at_step": min(until, plan.settings.steps)}
-    card = {**plan.card, "limits": LIMITS, **_figures(plan, tuned, tell), **from_encoder, **ended}
-    write(replace(tuned.bundle, card=card, example=_example(prepared, model)), out)
+    tuned, figures = _tuned(plan, bundle, engine, tell)
+    card = {**plan.card, "limits": LIMITS, **_history(plan), **figures, **from_encoder, **ended}
+    write(replace(tuned, card=card, example=_example(prepared, engine)), out)
     return read(out)
+
+
+def _prepared(
+    plan: Plan, cohort: Cohort, work: Path, workers: int, tell: Listeners
+) -> tuple[PreparedCase, ...]:
+    """The cases of a cohort in the store, prepared if they are not yet."""
+    if plan.prepared:
+        return tuple(open_entry(case.image, case.case_id) for case in cohort)
+    from brainmets.training.preparing import prepare_cohort
+
+    return prepare_cohort(
+        cohort, plan.recipe, work / ENTRIES, target_labels=plan.target_labels,
+        workers=workers, progress=tell.preparing,
+    )  # fmt: skip
+
+
+def _tuned(
+    plan: Plan, bundle: Bundle, engine: Engine, tell: Listeners
+) -> tuple[Bundle, dict[str, Any]]:
+    """The bundle with its decision rule, and what the card says of its quality."""
+    if plan.prepared:
+        return bundle, {"decision_rule": UNTUNED}
+    from brainmets.pipeline import Model
+    from brainmets.training.tune import tune_rule
+
+    model, labels = Model(bundle, engine), plan.target_labels
+    rule = tune_rule(plan.validation, model, tell.validating, target_labels=labels)
+    tuned = replace(model, bundle=replace(bundle, rule=rule))
+    return tuned.bundle, _scores(plan.validation, plan.test, tuned, tell, labels)
 
 
 def _beginning(plan: Plan) -> tuple[Mapping[str, Tensor] | None, dict[str, Any]]:
@@ -325,22 +385,25 @@ def _as_stored(
     return {k: np.asarray(v, np.float16) for k, v in weights.items()}
 
 
-def _figures(plan: Plan, model: Model, tell: Listeners) -> dict[str, Any]:
-    """What the card says of the model's quality."""
-    figures: dict[str, Any] = {
+def _history(plan: Plan) -> dict[str, Any]:
+    """What the card says of how the model came about."""
+    said: dict[str, Any] = {
         "training": to_mapping(plan.settings),
         "cases": {"train": len(plan.training), "validation": len(plan.validation),
                   "test": len(plan.test)},
     }  # fmt: skip
     if plan.start:
         begun = {"name": plan.start.name, "sha256": plan.start.sha256}
-        figures["started_from"] = {**begun, "training": plan.start.card.get("training")}
-    return figures | _scores(plan.validation, plan.test, model, tell, plan.target_labels)
+        said["started_from"] = {**begun, "training": plan.start.card.get("training")}
+    return said
 
 
 def _scores(
-    validation: Cohort, test: Cohort, model: Model, tell: Listeners, labels: TargetLabels
+    validation: Cohort, test: Cohort, model: "Model", tell: Listeners, labels: TargetLabels
 ) -> dict[str, Any]:
+    from brainmets.evaluation.summary import summarise
+    from brainmets.training.tune import score_cohort
+
     shown = score_cohort(validation, model, tell.validating, target_labels=labels)
     results = {"validation (rule chosen on it)": _results(shown)}
     if len(test):
@@ -376,6 +439,9 @@ def retune(
         CohortError: no case with a mask to choose the rule on.
         WriteError: ``out`` cannot be written to.
     """
+    from brainmets.pipeline import Model
+    from brainmets.training.tune import tune_rule
+
     if not len(validation):
         raise CohortError("no case with a mask to choose the decision rule on")
     require_writable(out.parent)
@@ -389,11 +455,14 @@ def retune(
     scores = _scores(validation, test or Cohort(()), tuned, tell, target_labels)
     before = bundle.card.get("cases", {})
     cases = {**before, "validation": len(validation), "test": len(test or ())}
-    write(replace(tuned.bundle, name=out.stem, card={**bundle.card, "cases": cases, **scores}), out)
+    kept = {name: said for name, said in bundle.card.items() if said != UNTUNED}
+    write(replace(tuned.bundle, name=out.stem, card={**kept, "cases": cases, **scores}), out)
     return read(out)
 
 
-def _results(cases: Sequence[CaseScores]) -> dict[str, Any]:
+def _results(cases: Sequence["CaseScores"]) -> dict[str, Any]:
+    from brainmets.evaluation.summary import summarise
+
     summary = summarise(cases)
     pooled, dice = summary["pooled"], summary["per_case"]["dice"]
     return {
@@ -421,20 +490,20 @@ def _by_size(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _example(cases: Sequence[PreparedCase], model: Model) -> dict[str, npt.NDArray[np.float32]]:
+def _example(cases: Sequence[PreparedCase], engine: Engine) -> dict[str, npt.NDArray[np.float32]]:
     """A small input around a lesion with the output, spanning < 0.1 to > 0.9 if any does."""
     best: tuple[float, dict[str, npt.NDArray[np.float32]]] | None = None
     for case in cases[:40]:
         for centre in case.lesions[:3]:
             image = _around(case, centre)
-            output = model.engine(image)
+            output = engine(image)
             worth = float(output.max() - output.min())
             if best is None or worth > best[0]:
                 best = (worth, {"input": image, "output": output})
             if output.max() > 0.97 and output.min() < 0.05:
                 return best[1]
     empty = np.zeros((EXAMPLE_SIDE,) * 3, np.float32)
-    return best[1] if best else {"input": empty, "output": model.engine(empty)}
+    return best[1] if best else {"input": empty, "output": engine(empty)}
 
 
 def _around(case: PreparedCase, centre: tuple[int, int, int]) -> npt.NDArray[np.float32]:

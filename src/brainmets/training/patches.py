@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from brainmets.config import Training
 from brainmets.training.loss import surroundings
-from brainmets.training.store import DEPTH_STEP_MM, LEVELS_MM, PreparedCase
+from brainmets.training.store import DEPTH_STEP_MM, LEVELS_MM, PreparedCase, Stored
 from brainmets.volume import Array
 
 
@@ -116,8 +116,8 @@ def _corner(
     return np.asarray(np.clip(centre - side // 2, low, high))
 
 
-def _cut(array: Array, corner: npt.NDArray[np.int64], side: int, fill: int) -> Array:
-    """A cube from a memory-mapped array, padded with ``fill`` where it sticks out."""
+def _cut(array: Stored, corner: npt.NDArray[np.int64], side: int, fill: int) -> Array:
+    """A cube from a stored array, padded with ``fill`` where it sticks out."""
     patch = np.full((side, side, side), fill, array.dtype)
     start = np.maximum(corner, 0)
     stop = np.minimum(corner + side, array.shape)

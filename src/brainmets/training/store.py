@@ -1,39 +1,92 @@
-"""The prepared store: each case once on disk, ready for random patch reads."""
+"""The prepared store: each case once on disk, compressed, ready for random patch reads.
 
-import hashlib
+Reading it takes no reader of scans: what was prepared on one machine trains on another.
+"""
+
 import json
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
-from scipy import ndimage
 
 from brainmets.cohort import Case, Cohort
-from brainmets.concurrency import in_order
-from brainmets.config import Recipe, to_mapping
+from brainmets.config import Recipe, from_mapping, to_mapping
 from brainmets.errors import CohortError
-from brainmets.evaluation.voxel import target
-from brainmets.io import images, nifti
-from brainmets.io.storage import require_writable, sweep, whole_folder, write_json
-from brainmets.preprocess.brain import builtin_sha256, extract_brain, given_mask
-from brainmets.preprocess.prepare import prepare
-from brainmets.preprocess.resample import resample
-from brainmets.volume import Array, on_grid, to_nearest_ras
+from brainmets.io.storage import write_json
+from brainmets.volume import Array
 
-LAYOUT = 2
+LAYOUT = 3
 """Raised when what is stored changes, so that old entries are not read."""
-SURROUNDING_MM = 4.0
-"""Tissue kept around the brain, from which training cuts masks of varying depth."""
 DEPTH_STEP_MM = 0.25
 LEVELS_MM = (-1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
 """Depths at which a brain mask may end in training; each has Z-scores of its own."""
+CHUNK_VOX, BLOCK_VOX = 64, 16
+"""Sides of what lies together on disk, and of what is unpacked at once."""
+ARRAYS = ("image", "labels", "depth")
+FACTS, INDEX, ENTRIES = "facts.json", "prepared.json", "store"
+"""Names in an entry, and in the folder of a prepared cohort."""
+
+
+class Stored(Protocol):
+    """An array of shape (X, Y, Z), in memory or on disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along each axis."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Kind of its numbers."""
+        ...
+
+    def __getitem__(self, where: Any, /) -> Array:
+        """The part that was asked for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chunked:
+    """An array on disk in compressed chunks (Blosc2), of which only what is asked for is read.
+
+    The file is opened for every read: it takes less than a millisecond, no number of cases
+    runs out of open files, and processes share nothing.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, where: Any) -> Array:
+        """The part that was asked for, in memory."""
+        return np.asarray(_open(self.path)[where])
+
+
+def _open(path: Path) -> Any:
+    import blosc2
+
+    return blosc2.open(str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
+
+
+def write_array(folder: Path, name: str, array: Array) -> None:
+    """Write one array of an entry; the same array gives the same bytes."""
+    import blosc2
+
+    blosc2.asarray(
+        np.ascontiguousarray(array), urlpath=str(folder / f"{name}.b2nd"), mode="w",
+        chunks=tuple(min(CHUNK_VOX, n) for n in array.shape),
+        blocks=tuple(min(BLOCK_VOX, n) for n in array.shape),
+        cparams=blosc2.CParams(
+            codec=blosc2.Codec.ZSTD, clevel=3, filters=[blosc2.Filter.SHUFFLE], nthreads=1
+        ),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """A case in the store; arrays are memory-mapped and share one shape (X, Y, Z).
+    """A case in the store; its arrays share one shape (X, Y, Z).
 
     Attributes:
         case_id: as in the cohort.
@@ -48,131 +101,119 @@ class PreparedCase:
 
     case_id: str
     key: str
-    image: npt.NDArray[np.float16]
-    labels: npt.NDArray[np.uint8]
-    depth: npt.NDArray[np.int8]
+    image: Stored
+    labels: Stored
+    depth: Stored
     lesions: tuple[tuple[int, int, int], ...]
     levels: tuple[tuple[float, float], ...]
 
 
-def prepare_cohort(
-    cohort: Cohort,
-    recipe: Recipe,
-    store: Path,
-    *,
-    target_labels: Collection[int] | None = None,
-    workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[PreparedCase, ...]:
-    """Prepare every case that is not in the store yet, and open all.
-
-    An entry's name is a hash of the case's files, the recipe, the extractor and the layout: what
-    changed is prepared anew, what did not is kept.
-
-    Args:
-        cohort: cases with reference masks.
-        recipe: how scans are prepared.
-        store: folder of the store; made if absent.
-        target_labels: labels of the reference masks that are lesion (BraTS: 1 and 3);
-            None: all above 0.
-        workers: processes to use.
-        progress: called with (done, total).
+def open_entry(folder: Path, case_id: str) -> PreparedCase:
+    """A case of the store; its arrays stay on disk.
 
     Raises:
-        CohortError: a case without reference mask, or no case at all.
-        GridMismatchError: a mask of another grid than its scan's.
+        CohortError: the entry is not there, or damaged.
     """
-    if not len(cohort):
-        raise CohortError("no case to train on; the cohort has no case with a mask")
-    require_writable(store)
-    sweep(store)
-    prepared = []
-    jobs = [(case, recipe, store, target_labels) for case in cohort]
-    with in_order(workers) as run:
-        for done, folder in enumerate(run(_prepared_folder, jobs), start=1):
-            prepared.append(_open(cohort.cases[done - 1], folder))
-            if progress:
-                progress(done, len(cohort))
-    return tuple(prepared)
+    try:
+        arrays = {}
+        for name in ARRAYS:
+            path = folder / f"{name}.b2nd"
+            found = _open(path)
+            arrays[name] = Chunked(path, tuple(found.shape), np.dtype(found.dtype))
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        lesions = tuple((x, y, z) for x, y, z in facts["lesions"])
+        levels = tuple((mean, deviation) for mean, deviation in facts["levels"])
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise CohortError(
+            f"case {case_id!r}: its entry {folder.name} in the prepared store is absent or damaged "
+            f"({type(error).__name__}); delete the entry and prepare the cohort again"
+        ) from error
+    return PreparedCase(case_id, folder.name, **arrays, lesions=lesions, levels=levels)
 
 
-def _prepared_folder(job: tuple[Case, Recipe, Path, Collection[int] | None]) -> Path:
-    case, recipe, store, target_labels = job
-    folder = store / _key(case, recipe, target_labels)
-    if not folder.is_dir():
-        _prepare_case(case, recipe, folder, target_labels)
-    return folder
+@dataclass(frozen=True)
+class PreparedCohort:
+    """What the index of a prepared cohort says.
+
+    Attributes:
+        cohort: its cases; the image of each is its entry in the store.
+        recipe: how they were prepared.
+        target_labels: labels of the reference masks that became lesion; None: all above 0.
+    """
+
+    cohort: Cohort
+    recipe: Recipe
+    target_labels: tuple[int, ...] | None
 
 
-def _key(case: Case, recipe: Recipe, target_labels: Collection[int] | None) -> str:
-    labels = None if target_labels is None else sorted(target_labels)
-    extractor = None if case.brain_mask else builtin_sha256()
-    settings = [LAYOUT, to_mapping(recipe), labels, extractor]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(images.image_sha256(case) + (case.series or "").encode())
-    for path in (case.mask, case.brain_mask):
-        digest.update(path.read_bytes() if path else b"none")
-    return digest.hexdigest()[:24]
-
-
-def _prepare_case(
-    case: Case, recipe: Recipe, folder: Path, target_labels: Collection[int] | None
+def write_index(
+    folder: Path,
+    cohort: Cohort,
+    keys: Collection[str],
+    recipe: Recipe,
+    target_labels: Collection[int] | None,
 ) -> None:
-    if case.mask is None:
-        raise CohortError(f"case {case.case_id!r} has no reference mask")
-    scan = images.read_case(case).volume
-    pair = f"case {case.case_id!r}: scan and mask"
-    mask = on_grid(nifti.read_labels(case.mask), scan.grid, pair)
-    if case.brain_mask:
-        brain = given_mask(scan, nifti.read_labels(case.brain_mask))
-    else:
-        brain = extract_brain(scan)
-    wide = prepare(scan, brain.mask, replace(recipe, brain_margin_mm=SURROUNDING_MM))
-    lesion = target(mask, target_labels)
-    share = lesion.with_data(lesion.data.astype(np.float32))
-    inside = resample(to_nearest_ras(share), recipe.spacing_mm).data >= 0.5
-    inner = resample(to_nearest_ras(brain.mask), recipe.spacing_mm).data >= 0.5
-    box = wide.box
-    depth = _signed_distance(inner[box], recipe.spacing_mm)
-    labels, _ = ndimage.label(inside[box], np.ones((3, 3, 3)))
-    with whole_folder(folder) as temporary:
-        image = wide.volume.data[box].astype(np.float16)
-        np.save(temporary / "image.npy", image)
-        np.save(temporary / "labels.npy", np.minimum(labels, 255).astype(np.uint8))
-        np.save(temporary / "depth.npy", depth)
-        facts = {"lesions": _centres(labels), "levels": score_levels(image, depth)}
-        write_json(temporary / "facts.json", facts)
+    """Write which entry is whose, so that the folder can be trained from without the scans.
+
+    Args:
+        folder: holds the store.
+        cohort: as it was prepared.
+        keys: the entries, in the cohort's order.
+        recipe: of the preparation.
+        target_labels: of the preparation.
+
+    Raises:
+        WriteError: the place cannot be written to.
+    """
+    cases = [
+        {
+            "case": case.case_id,
+            "entry": key,
+            "patient": case.row.get("patient", ""),
+            "split": case.row.get("split", ""),
+        }
+        for case, key in zip(cohort, keys, strict=True)
+    ]
+    labels = None if target_labels is None else sorted(target_labels)
+    index = {"layout": LAYOUT, "recipe": to_mapping(recipe), "target_labels": labels}
+    write_json(folder / INDEX, {**index, "cases": cases})
 
 
-def _signed_distance(inner: Array, spacing_mm: float) -> npt.NDArray[np.int8]:
-    outside = ndimage.distance_transform_edt(~inner) - ndimage.distance_transform_edt(inner)
-    steps = np.rint(outside * spacing_mm / DEPTH_STEP_MM)
-    return np.clip(steps, -127, 127).astype(np.int8)
+def is_prepared(folder: Path) -> bool:
+    """Whether it is what ``cohort prepare`` leaves."""
+    return (folder / INDEX).is_file()
 
 
-def score_levels(
-    image: npt.NDArray[np.float16], depth: npt.NDArray[np.int8]
-) -> list[tuple[float, float]]:
-    """Mean and standard deviation of ``image`` inside each of LEVELS_MM."""
-    levels = []
-    for level in LEVELS_MM:
-        inside = image[depth * DEPTH_STEP_MM <= level].astype(np.float64)
-        levels.append((float(inside.mean()), max(float(inside.std()), 1e-3)))
-    return levels
+def read_index(folder: Path) -> PreparedCohort:
+    """The prepared cohort of a folder.
+
+    Raises:
+        CohortError: the index cannot be read, is of another version, or an entry is missing.
+    """
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        layout, recipe = index["layout"], from_mapping(Recipe, index["recipe"])
+        labels = None if index["target_labels"] is None else tuple(index["target_labels"])
+        cases = tuple(_entry(folder, row) for row in index["cases"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CohortError(
+            f"{folder.name}: {INDEX} is not what cohort prepare writes ({type(error).__name__}); "
+            "prepare the cohort again"
+        ) from error
+    if layout != LAYOUT:
+        raise CohortError(
+            f"{folder.name}: prepared in layout {layout}, expected {LAYOUT}; prepare it again"
+        )
+    for case in cases:
+        if not case.image.is_dir():
+            raise CohortError(
+                f"case {case.case_id!r}: no entry {case.image.name} in the prepared store; copy "
+                "the folder whole, or prepare the cohort again"
+            )
+    return PreparedCohort(Cohort(cases), recipe, labels)
 
 
-def _centres(labels: Array) -> list[list[int]]:
-    boxes = ndimage.find_objects(np.minimum(labels, 255))
-    return [[(s.start + s.stop) // 2 for s in box] for box in boxes if box]
-
-
-def _open(case: Case, folder: Path) -> PreparedCase:
-    arrays = {n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("image", "labels", "depth")}
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    return PreparedCase(
-        case.case_id,
-        folder.name,
-        **arrays,
-        lesions=tuple((x, y, z) for x, y, z in facts["lesions"]),
-        levels=tuple((mean, deviation) for mean, deviation in facts["levels"]),
-    )
+def _entry(folder: Path, row: Mapping[str, str]) -> Case:
+    place = folder / ENTRIES / Path(row["entry"]).name
+    rest = {name: row[name] for name in ("patient", "split") if row[name]}
+    return Case(row["case"], place, place / "labels.b2nd", row=rest)
