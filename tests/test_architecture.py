@@ -13,6 +13,7 @@ SOURCE = Path(brainmets.__file__).parent
 ROOMS = (
     "errors",
     "volume",
+    "layouts",
     "cohort",
     "config",
     "concurrency",

@@ -1,13 +1,11 @@
 """Scans, cases and cohorts: who is there and which files belong to them; no pixel work.
 
-A cohort is a table. It comes from a TSV or CSV file, or from a folder laid out as
-BraTS does (``ID-t1c.nii.gz`` beside ``ID-seg.nii.gz``) or as nnU-Net's raw datasets are
-(``imagesTr``, ``labelsTr``).
+A cohort is a table. It comes from a TSV or CSV file, or from a folder in one of the layouts of
+:mod:`brainmets.layouts`: BraTS, BIDS, or nnU-Net's raw datasets.
 """
 
 import csv
 import difflib
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from brainmets.errors import CohortError
+from brainmets.layouts.reading import read_folder
 from brainmets.volume import Volume
 
 COLUMNS = (
@@ -43,9 +42,6 @@ LONGEST_NAME = 200
 
 LONGEST_PART = 255
 """Bytes of a file's name that file systems take."""
-
-T1C_NAMES = ("t1c", "t1ce", "t1gd", "t1-gd", "t1_gd", "t1post", "t1 post", "t1w post")
-"""What T1 after contrast is called among the channels of a dataset."""
 
 NUMBERS = ("days", "age", "manual_time_s", "model_time_s")
 
@@ -94,9 +90,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Ordered cases. Files are opened by whoever walks over them, one at a time."""
+    """Ordered cases. Files are opened by whoever walks over them, one at a time.
+
+    Attributes:
+        cases: in order.
+        target_labels: labels of the masks that are lesion, where the layout of the folder says
+            so (BraTS: 1 and 3); None: all above 0.
+    """
 
     cases: tuple[Case, ...]
+    target_labels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse two cases of one name."""
@@ -114,7 +117,7 @@ class Cohort:
 
     def with_masks(self) -> "Cohort":
         """Only the cases that have a reference mask."""
-        return Cohort(tuple(case for case in self.cases if case.mask is not None))
+        return replace(self, cases=tuple(case for case in self.cases if case.mask is not None))
 
 
 def stem(path: Path) -> str:
@@ -152,7 +155,7 @@ def case_ids(paths: Sequence[Path]) -> tuple[str, ...]:
 
 
 def read_cohort(path: str | Path, *, covariates: Sequence[str] = ()) -> Cohort:
-    """Read a cohort from a table, or from a folder laid out as BraTS or nnU-Net do.
+    """Read a cohort from a table, or from a folder laid out as BraTS, BIDS or nnU-Net do.
 
     Args:
         path: a ``.tsv`` or ``.csv`` file, or a folder; file names in a table are
@@ -271,50 +274,11 @@ def _is_number(text: str) -> bool:
 
 
 def _from_folder(folder: Path) -> Cohort:
-    if (folder / "imagesTr").is_dir():
-        return _from_nnunet(folder)
-    images = sorted(folder.rglob("*-t1c.nii.gz"))
-    if not images:
-        raise CohortError(
-            f"{folder.name}: no cohort.tsv, *-t1c.nii.gz, imagesTr or DICOM in it; see the "
-            "cohort how-to"
-        )
+    found = read_folder(folder)
     cases = []
-    for image in images:
-        name = image.name.removesuffix("-t1c.nii.gz")
-        mask = image.with_name(f"{name}-seg.nii.gz")
-        cases.append(Case(name, image, mask if mask.is_file() else None))
-    return Cohort(tuple(cases))
-
-
-def _from_nnunet(folder: Path) -> Cohort:
-    """A raw dataset of nnU-Net (its documentation/dataset_format.md): the channel that is T1c.
-
-    Raises:
-        CohortError: ``dataset.json`` is absent or no such file, no channel of several is T1c by
-            its name, or there are no images.
-    """
-    try:
-        channels = json.loads((folder / "dataset.json").read_text("utf-8"))["channel_names"]
-        names = {int(number): str(name).casefold() for number, name in channels.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CohortError(
-            f"{folder.name}: no dataset.json with channel_names beside imagesTr "
-            f"({type(error).__name__}); nnU-Net's raw datasets have one"
-        ) from error
-    fit = [n for n, name in names.items() if name in T1C_NAMES] or list(names)
-    if len(fit) != 1:
-        raise CohortError(
-            f"{folder.name}: channels {', '.join(names.values())}; expected one that is called "
-            f"{', '.join(T1C_NAMES)}"
-        )
-    ending = f"_{fit[0]:04d}.nii.gz"
-    images = sorted((folder / "imagesTr").glob(f"[!.]*{ending}"))
-    if not images:
-        raise CohortError(f"{folder.name}: no *{ending} in imagesTr")
-    cases = []
-    for image in images:
-        name = image.name.removesuffix(ending)
-        mask = folder / "labelsTr" / f"{name}.nii.gz"
-        cases.append(Case(name, image, mask if mask.is_file() else None))
-    return Cohort(tuple(cases))
+    for one in found.found:
+        age = one.row.get("age")
+        if age and not _is_number(age):
+            raise CohortError(f"case {one.case_id}, column 'age': {age!r} is not a number")
+        cases.append(Case(one.case_id, one.image, one.mask, None, one.row))
+    return Cohort(tuple(cases), found.target_labels)

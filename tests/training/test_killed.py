@@ -38,7 +38,7 @@ torch.set_num_threads(1)
 cases = [prepared_case(seed=n, name=str(n)) for n in range(3)]
 loop.SETTLING_BATCHES = 2
 settings = Training(
-    steps=60, batch=2, patch_vox=32, warmup_steps=2, checkpoint_every=1, validate_every=7,
+    steps=25, batch=2, patch_vox=32, warmup_steps=2, checkpoint_every=1, validate_every=7,
     precision="f32", seed=1,
 )
 print("ready", flush=True)

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from brainmets.apps.cli import main
+from brainmets.apps import cli
 from brainmets.cohort import Cohort
 from brainmets.config import DecisionRule, Recipe
 from brainmets.errors import CohortError, ConfigError
-from brainmets.network.bundle import read, write
-from brainmets.training.model import FrozenSplit, plan_training, retune
+from brainmets.network.bundle import find, read, write
+from brainmets.training.model import UNTUNED, FrozenSplit, plan_training, retune
 from brainmets.training.split import systematic, write_split
 from brainmets.training.store import INDEX, read_index
 from training_cases import write_case
@@ -31,9 +31,10 @@ main()
 
 
 def run(*words):
-    with pytest.raises(SystemExit) as stop:
-        main([str(word) for word in words])
-    return stop.value.code or 0
+    sys.argv = ["brainmets", *map(str, words)]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return stopped.value.code
 
 
 @pytest.fixture(scope="module")
@@ -74,26 +75,13 @@ def test_it_trains_without_scans_or_readers(away, scans, tmp_path):
 
 
 def test_a_rule_chosen_later_takes_the_remark_away(scans, tmp_path):
-    untuned = replace(
-        read_starter(), card={"decision_rule": plan_untuned(), "trained_on": "prepared cases"}
-    )
+    card = {"decision_rule": UNTUNED, "trained_on": "prepared cases"}
+    untuned = replace(read(find("starter")), card=card)
     write(untuned, tmp_path / "m.brainmets")
     cohort = Cohort((write_case(tmp_path, "x", seed=9),))
     tuned = retune(read(tmp_path / "m.brainmets"), tmp_path / "t.brainmets", cohort)
     assert "decision_rule" not in tuned.card
     assert tuned.card["trained_on"] == "prepared cases"
-
-
-def read_starter():
-    from brainmets.network.bundle import find
-
-    return read(find("starter"))
-
-
-def plan_untuned():
-    from brainmets.training.model import UNTUNED
-
-    return UNTUNED
 
 
 def test_the_plan_is_the_one_of_the_scans(away, scans):
@@ -144,7 +132,7 @@ def test_what_does_not_fit_is_refused(away, scans):
 def test_a_cohort_that_came_in_parts_is_refused(away):
     cohort = read_index(away).cohort
     shutil.rmtree(cohort.cases[3].image)
-    with pytest.raises(CohortError, match="'d': no entry .* copy the folder whole"):
+    with pytest.raises(CohortError, match=r"'d': no entry .* copy the folder whole"):
         plan_training(away, "m")
 
 

@@ -255,17 +255,17 @@ def train(
     trained_on: Annotated[str, typer.Option(help="For the card: what the data are.")] = "",
     target: Annotated[
         list[int] | None,
-        typer.Option(help="Mask labels that are lesion; all above 0 by default (BraTS: 1 and 3)."),
+        typer.Option(help="Mask labels that are lesion; all above 0 by default, 1 and 3 of BraTS."),
     ] = None,
 ) -> None:
     """Train a model on a cohort with masks; started again, it goes on where it stopped."""
-    from brainmets.apps.inputs import encoder_file
     from brainmets.apps.progress import training_listeners
+    from brainmets.apps.terminal import lesion_labels
     from brainmets.concurrency import use_threads
     from brainmets.training.model import EncoderStart, FrozenSplit, plan_training, train_model
 
     use_threads(threads)
-    begun = EncoderStart(encoder_file(encoder), inflate.value) if encoder else None
+    begun = EncoderStart(_encoder_file(encoder), inflate.value) if encoder else None
     plan = plan_training(
         cohort, out.stem, validation=validation, test=test, preset=preset.value,
         options={
@@ -275,6 +275,7 @@ def train(
         trained_on=trained_on, target_labels=target, start=start, encoder=begun,
         frozen=FrozenSplit(split, fold) if split else None,
     )  # fmt: skip
+    lesion_labels(plan.target_labels)
     with training_listeners(screen) as listeners:
         bundle = train_model(
             plan, out, work or out.with_suffix(".work"), workers=workers,
@@ -285,6 +286,12 @@ def train(
         print_mapping(f"{bundle.name}: results", bundle.card["results"])
     else:
         typer.echo(f"its decision rule is {bundle.card['decision_rule']}")
+
+
+def _encoder_file(name: str) -> Path:
+    from brainmets.apps.inputs import encoder_file
+
+    return encoder_file(name)
 
 
 @app.command()
@@ -301,11 +308,12 @@ def tune(
     threads: ThreadsOption = None,
     target: Annotated[
         list[int] | None,
-        typer.Option(help="Mask labels that are lesion; all above 0 by default (BraTS: 1 and 3)."),
+        typer.Option(help="Mask labels that are lesion; all above 0 by default, 1 and 3 of BraTS."),
     ] = None,
 ) -> None:
     """Choose a model's thresholds anew on your own cases; its weights stay as they are."""
     from brainmets.apps.progress import training_listeners
+    from brainmets.apps.terminal import lesion_labels
     from brainmets.cohort import read_cohort
     from brainmets.concurrency import use_threads
     from brainmets.network.bundle import find, read
@@ -316,7 +324,8 @@ def tune(
     with training_listeners(screen) as listeners:
         bundle = retune(
             read(find(model)), out, validation, read_cohort(test).with_masks() if test else None,
-            target_labels=tuple(target) if target else None, false_positives=false_positives,
+            target_labels=lesion_labels(target or validation.target_labels),
+            false_positives=false_positives,
             device=device.value, listeners=listeners,
         )  # fmt: skip
     typer.echo(f"model: {out}")
@@ -341,7 +350,7 @@ def evaluate(
     ] = None,
     target: Annotated[
         list[int] | None,
-        typer.Option(help="Reference labels that count; all above 0 by default (BraTS: 1 and 3)."),
+        typer.Option(help="Reference labels that count; all above 0 by default, 1 and 3 of BraTS."),
     ] = None,
     predicted_target: Annotated[
         list[int] | None, typer.Option(help="The same for the predictions' labels.")
@@ -371,6 +380,7 @@ def evaluate(
 ) -> None:
     """Score predictions against reference masks."""
     from brainmets.apps.progress import steps
+    from brainmets.apps.terminal import lesion_labels
     from brainmets.cohort import read_cohort
     from brainmets.evaluation.case import Scoring
     from brainmets.evaluation.froc import LUNA_FALSE_POSITIVES
@@ -383,11 +393,11 @@ def evaluate(
         rule_named(rule), tuple(nsd_mm or TOLERANCES_MM), tuple(brats or ()),
         predicted_labels=tuple(predicted_target) if predicted_target else None,
     )  # fmt: skip
+    table = read_cohort(cohort or predictions, covariates=tuple(covariate or ()))
     options = Options(
-        tuple(target) if target else None, within_brain, scoring,
+        lesion_labels(target or table.target_labels), within_brain, scoring,
         tuple(false_positives or LUNA_FALSE_POSITIVES), tuple(covariate or ()), workers,
     )  # fmt: skip
-    table = read_cohort(cohort or predictions, covariates=options.covariates)
     with steps(screen, "scoring") as progress:
         summary = run_study(
             predictions if cohort else None, table, out, options=options, progress=progress

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from brainmets.apps.terminal import print_table, screen
+from brainmets.apps.terminal import lesion_labels, print_table, screen
 from brainmets.errors import CohortError, ConfigError
 
 cohort = typer.Typer(help="Check a cohort, and split it.", no_args_is_help=True)
@@ -19,7 +19,7 @@ def check(
     ],
     target: Annotated[
         list[int] | None,
-        typer.Option(help="Mask labels that are lesion; all above 0 by default (BraTS: 1 and 3)."),
+        typer.Option(help="Mask labels that are lesion; all above 0 by default, 1 and 3 of BraTS."),
     ] = None,
     labels: Annotated[
         list[int] | None, typer.Option(help="Label a mask may have besides 0; any by default.")
@@ -33,9 +33,11 @@ def check(
     from brainmets.training.check import check_cohorts
 
     named = [(path.name, read_cohort(path)) for path in cohorts]
+    told = [cohort.target_labels for _, cohort in named if cohort.target_labels]
+    lesions = lesion_labels(target or next(iter(told), None))
     with steps(screen, "checking") as progress:
         found = check_cohorts(
-            named, target_labels=target, labels=labels, workers=workers, progress=progress
+            named, target_labels=lesions, labels=labels, workers=workers, progress=progress
         )
     rows = []
     for name, _ in named:
@@ -62,7 +64,7 @@ def prepare(
     work: Annotated[Path, typer.Option(help="Folder that train --work is to use.")],
     target: Annotated[
         list[int] | None,
-        typer.Option(help="Mask labels that are lesion; all above 0 by default (BraTS: 1 and 3)."),
+        typer.Option(help="Mask labels that are lesion; all above 0 by default, 1 and 3 of BraTS."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
 ) -> None:
@@ -73,7 +75,8 @@ def prepare(
     from brainmets.training.preparing import prepare_cohort
     from brainmets.training.store import ENTRIES, write_index
 
-    whole, recipe, labels = read_cohort(table).with_masks(), Recipe(), target or None
+    whole, recipe = read_cohort(table).with_masks(), Recipe()
+    labels = lesion_labels(target or whole.target_labels)
     with steps(screen, "preparing") as progress:
         cases = prepare_cohort(
             whole, recipe, work / ENTRIES, target_labels=labels, workers=workers, progress=progress

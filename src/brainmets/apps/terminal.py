@@ -23,3 +23,11 @@ def print_mapping(title: str, values: Mapping[str, Mapping[str, object]]) -> Non
     rows = [(group, key, str(value)) for group, items in values.items()
             for key, value in items.items()]  # fmt: skip
     print_table(title, ("on", "score", "value"), rows)
+
+
+def lesion_labels(labels: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Say which labels of the reference masks are taken for lesion, unless all above 0 are."""
+    if not labels:
+        return None
+    screen.print(f"lesion: labels {', '.join(map(str, labels))} of the reference masks")
+    return tuple(labels)

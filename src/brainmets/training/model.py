@@ -177,6 +177,7 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
             "out, and evaluate the model where the scans are"
         )
     opened = [_read(path, prepared, recipe, labels) for path in (cohort, validation) if path]
+    labels = labels or opened[0].target_labels
     whole, tested, sealed = _frozen(opened[0], test, frozen)
     learn, check = (whole.with_masks(), opened[1].with_masks()) if validation else split(whole)
     return Plan(
@@ -212,7 +213,7 @@ def _read(path: Path, prepared: bool, recipe: Recipe, labels: TargetLabels) -> C
             f"{path.name}: prepared for the labels {found.target_labels or 'above 0'}, not "
             f"{labels}; prepare it again with --target"
         )
-    return found.cohort
+    return replace(found.cohort, target_labels=found.target_labels)
 
 
 def _frozen(
