@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from brainmets.apps import cli
 from brainmets.cohort import read_cohort
-from brainmets.errors import CohortError
+from brainmets.errors import CohortError, ConfigError
+from brainmets.evaluation.paper.run import run_paper
 from brainmets.io import nifti
 from brainmets.training.model import plan_training
 from training_cases import write_case
@@ -189,6 +190,13 @@ def test_the_command_says_which_labels_are_lesion(brats, monkeypatch, capsys):
     assert stopped.value.code == 0
     assert "lesion: labels 1, 3 of the reference masks" in capsys.readouterr().err
     assert plan_training(brats / "work", "m").target_labels == (1, 3)
+
+
+def test_a_study_of_brats_must_say_what_is_lesion(brats):
+    text = 'title = "x"\n[[cohort]]\nname = "x"\ntable = "."\nrole = "external"\n'
+    (brats / "study.toml").write_text(text + 'predictions = "."\n')
+    with pytest.raises(ConfigError, match=r"say target = \[1, 3\]"):
+        run_paper(brats / "study.toml", brats / "out")
 
 
 def test_a_table_says_nothing_of_labels(tmp_path):

@@ -173,6 +173,10 @@ def test_a_model_is_trained_tuned_measured_and_written(cohort, tmp_path, monkeyp
     output = torch_engine(found, "cpu")(found.example["input"])
     np.testing.assert_allclose(output, found.example["output"], atol=1e-3)
 
+    report = (tmp_path / "a.html").read_text("utf-8")
+    assert found.sha256 in report
+    assert "data:image/svg+xml" in report
+
     # started again: the checkpoint is whole, nothing is trained
     train_model(plan, tmp_path / "b.brainmets", tmp_path / "w")
     assert (tmp_path / "b.brainmets").read_bytes() == straight

@@ -186,6 +186,38 @@ def heat_figure(heat: Mapping[str, Any]) -> str:
     return _svg(plot)
 
 
+def curve_figure(losses: Sequence[float], checked: Mapping[int, float], smooth: int = 20) -> str:
+    """The loss of every step, its mean over ``smooth`` steps, and the validation loss by step."""
+
+    def plot(axes: "Axes") -> None:
+        steps = range(1, len(losses) + 1)
+        axes.plot(steps, losses, color=MAIN, alpha=0.2, linewidth=0.6)
+        means = [sum(losses[max(0, n - smooth) : n]) / min(n, smooth) for n in steps]
+        axes.plot(steps, means, color=MAIN, label=f"training, mean of {smooth} steps")
+        if checked:
+            axes.plot(
+                list(checked), list(checked.values()), "o-", color=OTHER, markersize=4,
+                label="patches of validation cases",
+            )  # fmt: skip
+        top = sorted(means)[int(0.98 * (len(means) - 1))] if losses else 1.0
+        axes.set(xlabel="step", ylabel="loss", xlim=(0, max(1, len(losses))))
+        axes.set_ylim(0, 1.15 * max([top, *checked.values()]))
+        axes.legend(loc="upper right")
+
+    return _svg(plot)
+
+
+def rate_figure(rates: Sequence[float]) -> str:
+    """The learning rate of every step."""
+
+    def plot(axes: "Axes") -> None:
+        axes.plot(range(1, len(rates) + 1), rates, color=MAIN)
+        axes.set(xlabel="step", ylabel="learning rate", xlim=(0, max(1, len(rates))))
+        axes.set_ylim(bottom=0)
+
+    return _svg(plot)
+
+
 def _svg(plot: Callable[["Axes"], None]) -> str:
     """What ``plot`` draws on one set of axes, without a date and with fixed names inside."""
     import matplotlib as mpl

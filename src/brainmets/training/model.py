@@ -28,8 +28,9 @@ from brainmets.network.engines import Engine
 from brainmets.network.imagenet import load_resnet34, read_resnet34
 from brainmets.network.torch_engine import build, choose_device, torch_engine
 from brainmets.network.unet import UNet
-from brainmets.training.loop import Moment, settle_precision, train, weights_of
-from brainmets.training.split import read_split, sides
+from brainmets.training.loop import LOG_NAME, Moment, settle_precision, train, weights_of
+from brainmets.training.report import write_report
+from brainmets.training.split import patient_of, read_split, sides
 from brainmets.training.store import ENTRIES, PreparedCase, is_prepared, open_entry, read_index
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def split(cohort: Cohort) -> tuple[Cohort, Cohort]:
             f"{len(halves[0])} cases to train and {len(halves[1])} to validate; both need at least "
             "one. Add cases with masks, or fill in the column 'split' (train, validation)"
         )
-    both = set(map(_patient, halves[0])) & set(map(_patient, halves[1]))
+    both = set(map(patient_of, halves[0])) & set(map(patient_of, halves[1]))
     if both:
         raise CohortError(
             f"patient {min(both)!r} has visits in both train and validation, so the rule would be "
@@ -266,13 +267,9 @@ def _stated_split(case: Case) -> str:
 
 
 def _every_sixth(cohort: Cohort) -> Callable[[Case], str]:
-    patients = list(dict.fromkeys(map(_patient, cohort)))
+    patients = list(dict.fromkeys(map(patient_of, cohort)))
     kept = set(patients[VALIDATION_EVERY - 1 :: VALIDATION_EVERY] or patients[1:][-1:])
-    return lambda case: "validation" if _patient(case) in kept else "train"
-
-
-def _patient(case: Case) -> str:
-    return case.row.get("patient") or case.case_id
+    return lambda case: "validation" if patient_of(case) in kept else "train"
 
 
 def train_model(
@@ -292,7 +289,7 @@ def train_model(
 
     Args:
         plan: what to train.
-        out: the ``.brainmets`` file.
+        out: the ``.brainmets`` file; the training report is written beside it.
         work: folder for prepared cases and the checkpoint.
         workers: processes that prepare cases and draw patches.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -327,7 +324,13 @@ def train_model(
     tuned, figures = _tuned(plan, bundle, engine, tell)
     card = {**plan.card, "limits": LIMITS, **_history(plan), **figures, **from_encoder, **ended}
     write(replace(tuned, card=card, example=_example(prepared, engine)), out)
-    return read(out)
+    bundle = read(out)
+    write_report(
+        bundle, {"training": plan.training, "validation": plan.validation, "test": plan.test},
+        {"training": prepared, "validation": held_out}, work / LOG_NAME, out.with_suffix(".html"),
+        target_labels=plan.target_labels,
+    )  # fmt: skip
+    return bundle
 
 
 def _prepared(

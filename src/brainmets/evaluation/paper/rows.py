@@ -212,6 +212,11 @@ def _require_measures(study: Study, row: Row) -> None:
 
 def _chosen(study: Study, part: Part, folder: Path) -> tuple[tuple[Case, ...], int]:
     cohort = read_cohort(folder / part.table, covariates=study.covariates)
+    if cohort.target_labels and not study.target:
+        raise ConfigError(
+            f"cohort {part.name!r}: a folder whose masks hold more than lesions; say "
+            f"target = {list(cohort.target_labels)}, or the labels that are lesion to you"
+        )
     if part.predictions and part.role != DESCRIBED:
         require_references(folder / part.predictions, cohort)
     cases = [c for c in cohort if not part.split or c.row.get("split") == part.split]

@@ -1,0 +1,96 @@
+"""The page beside a trained model: how it learnt, from whom, and how well it does."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from brainmets.evaluation.figures import curve_figure, rate_figure
+from brainmets.evaluation.lesionwise import SIZE_BINS
+from brainmets.evaluation.page import environment
+
+HEADLINES = (
+    ("lesion_sensitivity", "of the lesions were found"),
+    ("false_positives_per_scan", "false positives per scan"),
+    ("lesion_f1", "lesion F1"),
+    ("median_dice", "median Dice of a case"),
+)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Cases with one part in a training.
+
+    Attributes:
+        name: ``training``, ``validation`` or ``test``.
+        cases: their identifiers.
+        patients: how many persons they are of.
+        lesions: of each case as it was prepared; empty where cases were only scored.
+    """
+
+    name: str
+    cases: tuple[str, ...]
+    patients: int
+    lesions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class History:
+    """Of every step, in order.
+
+    Attributes:
+        losses: of the step's patches.
+        rates: the learning rate.
+        checked: loss on patches of validation cases by step, where it was looked at.
+    """
+
+    losses: tuple[float, ...]
+    rates: tuple[float, ...]
+    checked: Mapping[int, float]
+
+
+def render(
+    name: str,
+    card: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    sides: Sequence[Side],
+    history: History,
+) -> str:
+    """The page as text; the same run gives the same text.
+
+    Args:
+        name: of the model.
+        card: of its bundle.
+        settings: further groups of settings by name: architecture, recipe, decision rule, ….
+        sides: who was learnt from, who chose the rule, who tested.
+        history: of the training.
+    """
+    figures = {
+        "loss": curve_figure(history.losses, history.checked),
+        "rate": rate_figure(history.rates),
+    }
+    results = card.get("results", {})
+    shown = list(results)[-1] if results else None  # the test, if there is one
+    sizes = card.get("sensitivity_by_size", {})
+    return (
+        environment()
+        .get_template("training.html.j2")
+        .render(
+            name=name,
+            card=card,
+            figures={key: _uri(svg) for key, svg in figures.items()},
+            shown=shown,
+            headlines=[(results[shown][key], key, text) for key, text in HEADLINES]
+            if shown
+            else [],
+            results=results,
+            sizes=[(bin_, sizes[bin_]) for bin_ in SIZE_BINS if bin_ in sizes],
+            sides=sides,
+            settings=settings,
+            steps=len(history.losses),
+        )
+    )
+
+
+def _uri(svg: str) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode('utf-8')).decode('ascii')}"

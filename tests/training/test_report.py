@@ -1,0 +1,77 @@
+"""The training report says what was trained, from whom, and what the card says; nothing more."""
+
+import re
+
+import pytest
+
+from brainmets.evaluation.training_page import History, Side, render
+
+CARD = {
+    "trained_on": "2 cases of <someone>",
+    "limits": "Research software, not a medical device.",
+    "results": {
+        "validation (rule chosen on it)": {
+            "cases": 1, "lesions": 3, "lesion_sensitivity": 0.667, "lesion_f1": 0.5,
+            "false_positives_per_scan": 2.0, "median_dice": None,
+        }
+    },
+    "sensitivity_by_size": {"3–4 mm": {"found": 2, "of": 3, "sensitivity": 0.667}},
+    "split": {"sha256": "abc", "fold": None},
+}  # fmt: skip
+SIDES = (
+    Side("training", ("a", "b"), 1, (2, 0)),
+    Side("validation", ("c",), 1, (3,)),
+    Side("test", (), 0),
+)
+HISTORY = History((3.0, 2.5, 2.0), (1e-4, 1e-3, 1e-5), {2: 2.8})
+
+
+def page(card=CARD, **changes):
+    given = {"settings": {"training": {"seed": 7}}, "sides": SIDES, "history": HISTORY, **changes}
+    return render("mine", card, **given)
+
+
+def text_of(html):
+    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]+>", " ", html, flags=re.DOTALL))
+
+
+def test_it_holds_what_the_card_and_the_run_say():
+    text = text_of(page())
+    for words in (
+        "Training of mine", "66.7 % of the lesions were found", "On 1 case with 3 lesions",
+        "chosen on these very cases", "2 of 3", "training 1 2 2 1", "seed 7", "SHA-256 abc",
+        "not a medical device", "3 steps.", "a, b",
+    ):  # fmt: skip
+        assert words in text
+
+
+def test_names_are_escaped():
+    assert "<someone>" not in page()
+    assert "&lt;someone&gt;" in page()
+
+
+def test_the_test_cases_speak_where_there_are_any():
+    on_test = {**CARD["results"], "test": {**CARD["results"]["validation (rule chosen on it)"]}}
+    text = text_of(page({**CARD, "results": on_test}))
+    assert "3 lesions: test." in text
+    assert "these very cases" not in text
+
+
+def test_without_scans_it_says_that_nothing_was_scored():
+    bare = {k: v for k, v in CARD.items() if k not in ("results", "sensitivity_by_size")}
+    text = text_of(page({**bare, "decision_rule": "a default"}))
+    assert "Nothing was scored" in text
+    assert "How well it does" not in text
+
+
+@pytest.mark.parametrize("history", [History((), (), {}), History((1.0,), (1e-3,), {})])
+def test_a_run_of_no_or_one_step_is_drawn(history):
+    assert page(history=history).count("data:image/svg+xml") == 2
+
+
+def test_the_same_run_gives_the_same_bytes():
+    assert page() == page()
+
+
+def test_nothing_is_fetched():
+    assert not re.search(r"(src|href)=.(?!data:)|https?://", page())
