@@ -35,11 +35,13 @@ def main() -> None:
     """Run and record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
-    runs = parser.parse_args().runs
+    parser.add_argument("--result", default="predict", help="predict_avx2 where AVX2 is all")
+    arguments = parser.parse_args()
+    runs = arguments.runs
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = [_row(label, scan, folder, runs) for label, scan in _scans(folder).items()]
-    path = write("predict", {"threads": os.cpu_count(), "runs": runs, "rows": rows})
+    path = write(arguments.result, {"threads": os.cpu_count(), "runs": runs, "rows": rows})
     print(path.read_text())
 
 

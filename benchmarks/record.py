@@ -42,10 +42,20 @@ def _commit() -> str:
 def _machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
+        "instructions": _instructions(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "python": platform.python_version(),
     }
+
+
+def _instructions() -> str:
+    """The widest vector instructions that networks can use."""
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text().split()) if info.is_file() else set()
+    names = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bfloat16", "avx512f": "AVX-512",
+             "avx2": "AVX2"}  # fmt: skip
+    return next((name for flag, name in names.items() if flag in flags), "unknown")
 
 
 def _processor() -> str:

@@ -134,6 +134,8 @@ class Training:
         accumulate: batches whose gradients are averaged before a step, in the memory of one.
         schedule: ``"cosine"``: half a cosine; ``"polynomial"``: (1 − share of steps)^0.9, as
             nnU-Net has it; either ends at a hundredth of the peak.
+        recompute: compute what lies between the blocks again for the gradient instead of keeping
+            it: less memory, more time, the same weights.
     """
 
     steps: int = 2000
@@ -151,6 +153,7 @@ class Training:
     loss: str = "dice+ce"
     accumulate: int = 1
     schedule: str = "cosine"
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges."""

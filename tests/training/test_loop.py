@@ -9,6 +9,7 @@ import torch
 
 from brainmets.config import Architecture, Training
 from brainmets.errors import ConfigError, RunError
+from brainmets.network.unet import UNet
 from brainmets.training import loop, patches
 from brainmets.training.loop import learning_rate, train, weights_of
 from training_cases import prepared_case
@@ -62,6 +63,29 @@ def test_killed_and_resumed_equals_straight(cases, tmp_path, monkeypatch, killed
     resumed = train(cases, ARCHITECTURE, training, tmp_path / "killed.pt", report=moments.append)
     assert moments[0].step == 3  # it did not begin anew
     assert equal(straight, resumed)
+
+
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "loss": "dice+ce+cc"}])
+def test_recomputing_gives_the_same_weights(cases, tmp_path, changes):
+    kept = replace(TRAINING, **changes)
+    one = train(cases, ARCHITECTURE, kept, tmp_path / "kept.pt")
+    other = train(cases, ARCHITECTURE, replace(kept, recompute=True), tmp_path / "again.pt")
+    assert equal(one, other)
+
+
+def test_recomputing_keeps_less(cases):
+    """Bytes that autograd keeps between the two passes."""
+    kept = {}
+    for recompute in (False, True):
+        network = UNet(ARCHITECTURE)
+        network.encoder.recompute = recompute
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, saved=saved: saved.append(t.nbytes) or t, lambda t: t
+        ):
+            network(torch.zeros(1, 1, 64, 64, 64))
+        kept[recompute] = sum(saved)
+    assert kept[True] < kept[False] / 2
 
 
 def test_a_finished_run_started_again_gives_the_same_without_training(cases, tmp_path, monkeypatch):

@@ -237,6 +237,9 @@ def train(
     schedule: Annotated[
         str, typer.Option(help="How the rate falls: cosine or polynomial.")
     ] = "cosine",
+    recompute: Annotated[
+        bool, typer.Option(help="Less memory and more time, for the same weights.")
+    ] = False,
     encoder: Annotated[
         str | None,
         typer.Option(help="2D ResNet-34 to start from: imagenet (fetched), or torchvision's file."),
@@ -270,7 +273,7 @@ def train(
         cohort, out.stem, validation=validation, test=test, preset=preset.value,
         options={
             "steps": steps, "patch_vox": patch, "batch": batch, "seed": seed, "loss": loss,
-            "accumulate": accumulate, "schedule": schedule,
+            "accumulate": accumulate, "schedule": schedule, "recompute": recompute,
         },
         trained_on=trained_on, target_labels=target, start=start, encoder=begun,
         frozen=FrozenSplit(split, fold) if split else None,

@@ -14,9 +14,12 @@ Shapes: input (N, in_channels, X, Y, Z), output (N, 1, X, Y, Z) logits; X, Y and
 multiples of 32.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from brainmets.config import Architecture
 
@@ -61,19 +64,36 @@ class Encoder(nn.Module):
         self.layer2 = _stage(width, 2 * width, blocks=4, stride=2)
         self.layer3 = _stage(2 * width, 4 * width, blocks=6, stride=2)
         self.layer4 = _stage(4 * width, 8 * width, blocks=3, stride=2)
+        self.recompute = False
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features at strides 2, 4, 8, 16 and 32."""
         half = functional.relu(self.bn1(self.conv1(x)))
-        features = [half, self.layer1(functional.max_pool3d(half, 3, 2, 1))]
-        for stage in (self.layer2, self.layer3, self.layer4):
-            features.append(stage(features[-1]))
+        deep = functional.max_pool3d(half, 3, 2, 1)
+        features = [half]
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                deep = _run(block, deep, recompute=self.recompute)
+            features.append(deep)
         return features
 
 
 def _stage(into: int, out: int, blocks: int, stride: int) -> nn.Sequential:
     rest = [BasicBlock(out, out) for _ in range(blocks - 1)]
     return nn.Sequential(BasicBlock(into, out, stride), *rest)
+
+
+def _run(module: nn.Module, *given: Any, recompute: bool) -> Tensor:
+    """What a module gives; if so wished, computed again for the gradient instead of kept.
+
+    Chen et al. 2016 (arXiv:1604.06174). Gradients are the same; running statistics of
+    normalisation move twice for each step.
+    """
+    if recompute and torch.is_grad_enabled():
+        kept: Tensor = checkpoint(module, *given, use_reentrant=False)
+        return kept
+    found: Tensor = module(*given)
+    return found
 
 
 class DecoderBlock(nn.Module):
@@ -123,7 +143,7 @@ class UNet(nn.Module):
         skips: list[Tensor | None] = list(reversed(features))
         skips.append(None if self.full_resolution is None else self.full_resolution(x))
         for block, skip in zip(self.decoder, skips, strict=True):
-            deep = block(deep, skip)
+            deep = _run(block, deep, skip, recompute=self.encoder.recompute)
         logits: Tensor = self.head(deep)
         return logits
 

@@ -35,7 +35,7 @@ from brainmets.training.patches import Batch, drawn_ahead
 from brainmets.training.store import PreparedCase
 
 VALIDATION_BATCHES = 8
-SINCE = {"loss": "dice+ce", "accumulate": 1, "schedule": "cosine"}
+SINCE = {"loss": "dice+ce", "accumulate": 1, "schedule": "cosine", "recompute": False}
 """Settings that older checkpoints lack, as they were then."""
 
 LOG_NAME, DIVERGED_NAME = "losses.csv", "diverged.pt"
@@ -169,6 +169,7 @@ def _start(
     if start is not None:
         network.load_state_dict(start)
     average.load_state_dict(network.state_dict())
+    network.encoder.recompute = training.recompute
     for model in (network, average):
         model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(
