@@ -43,6 +43,7 @@ def page() -> str:
         "# Results",
         INTRODUCTION,
         _predict(),
+        _training_step(),
         *([_engines()] if (RESULTS / "engines.json").is_file() else []),
         *([_loss_gate()] if (RESULTS / "loss_gate.json").is_file() else []),
         *([_scores()] if (RESULTS / "scores.json").is_file() else []),
@@ -71,12 +72,42 @@ def _where(result: dict[str, Any]) -> str:
     machine = result["machine"]
     return (
         f"`{result['command']}` at commit {result['commit']}, on {machine['cores']} cores of "
-        f"{machine['processor']} with {machine['memory_gib']} GiB."
+        f"{machine['processor']}{_instructions(machine)} with {machine['memory_gib']} GiB."
     )
 
 
+def _instructions(machine: dict[str, Any]) -> str:
+    return f" ({machine['instructions']})" if "instructions" in machine else ""
+
+
 def _predict() -> str:
-    return f"## Time and memory, NIfTI to report\n\n{_times(_load('predict'))}"
+    return (
+        f"## Time and memory, NIfTI to report\n\n{_times(_load('predict'))}\n\n"
+        "The same on a processor without AVX-512, where everything runs in float32:\n\n"
+        f"{_times(_load('predict_avx2'))}"
+    )
+
+
+def _training_step() -> str:
+    result = _load("training_step")
+    keys = ["network", "loop", "seconds", "peak_memory_mb"]
+    rows = [[row[key] for key in keys] for row in result["value"]["rows"]]
+    value = result["value"]
+    return "\n\n".join(
+        [
+            "## One step of training",
+            (
+                f"{value['batch']} patches of {value['side']}³ in float32, {value['threads']} "
+                "threads, random weights: forward, loss, backward, step of the optimiser. Plain: "
+                "the same network in PyTorch's usual memory layout, with MONAI's DiceCELoss and "
+                "torch's AdamW. Each loop is a process of its own; seconds are those of the "
+                f"fastest of {value['runs']} steps after one to warm up; the peak is the "
+                "process's, less what it held before its first step. GPU: not run."
+            ),
+            _table([key.replace("_", " ").replace(" mb", ", MB") for key in keys], rows),
+            _where(result),
+        ]
+    )
 
 
 def _times(result: dict[str, Any]) -> str:
