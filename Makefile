@@ -43,6 +43,7 @@ $(GATE): | install
 bench: install $(GATE)
 	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/training_step.py --side 96 --runs 1
 	$(BIN)/python benchmarks/loss_gate.py --cohort $(GATE)
 	$(BIN)/python benchmarks/tiles.py --cohort $(GATE)
 	$(BIN)/python benchmarks/dicom.py

@@ -101,7 +101,7 @@ def _training_step() -> str:
                 "threads, random weights: forward, loss, backward, step of the optimiser. Plain: "
                 "the same network in PyTorch's usual memory layout, with MONAI's DiceCELoss and "
                 "torch's AdamW. Each loop is a process of its own; seconds are those of the "
-                f"fastest of {value['runs']} steps after one to warm up; the peak is the "
+                f"fastest step of {value['runs']} after one to warm up; the peak is the "
                 "process's, less what it held before its first step. GPU: not run."
             ),
             _table([key.replace("_", " ").replace(" mb", ", MB") for key in keys], rows),
