@@ -64,7 +64,7 @@ def _figures(cases: Sequence[CaseScores], summary: Mapping[str, Any]) -> dict[st
     }
     if summary["froc"]["reason"] is None and summary["froc"]["lesions"]:
         figures["froc"] = froc_figure(summary)
-    return {name: _uri("svg+xml", text.encode("utf-8")) for name, text in figures.items()}
+    return {name: svg_uri(text) for name, text in figures.items()}
 
 
 def _undefined(summary: Mapping[str, Any]) -> list[tuple[str, int, str]]:
@@ -156,6 +156,11 @@ def _plain(value: Any) -> str:
 
 def _jpeg(data: bytes) -> str:
     return _uri("jpeg", data)
+
+
+def svg_uri(text: str) -> str:
+    """A drawing as an address that holds it."""
+    return _uri("svg+xml", text.encode("utf-8"))
 
 
 def _uri(kind: str, data: bytes) -> str:

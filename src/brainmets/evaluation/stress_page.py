@@ -1,11 +1,10 @@
 """stress.html: one self-contained page of heat maps, tables and the free-response curve."""
 
-import base64
 from collections.abc import Mapping
 from typing import Any
 
 from brainmets.evaluation.figures import froc_figure, heat_figure, size_figure
-from brainmets.evaluation.page import environment
+from brainmets.evaluation.page import environment, svg_uri
 
 
 def render(summary: Mapping[str, Any]) -> str:
@@ -36,19 +35,15 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, str]:
         for row in summary["by_lesion"]["size"]
     }
     return {
-        "sizes": _uri(size_figure(sizes)),
-        "froc": _uri(froc_figure({"froc": summary["froc"], "pooled": pooled})),
+        "sizes": svg_uri(size_figure(sizes)),
+        "froc": svg_uri(froc_figure({"froc": summary["froc"], "pooled": pooled})),
     }
 
 
 def _heats(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and picture of each heat map that has a lesion."""
     return [
-        (heat["axis"], _uri(heat_figure(heat)))
+        (heat["axis"], svg_uri(heat_figure(heat)))
         for heat in summary["heat"]
         if any(map(any, heat["lesions"]))
     ]
-
-
-def _uri(svg: str) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode('utf-8')).decode('ascii')}"

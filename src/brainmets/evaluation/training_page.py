@@ -1,13 +1,12 @@
 """The page beside a trained model: how it learnt, from whom, and how well it does."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from brainmets.evaluation.figures import curve_figure, rate_figure
 from brainmets.evaluation.lesionwise import SIZE_BINS
-from brainmets.evaluation.page import environment
+from brainmets.evaluation.page import environment, svg_uri
 
 HEADLINES = (
     ("lesion_sensitivity", "of the lesions were found"),
@@ -78,7 +77,7 @@ def render(
         .render(
             name=name,
             card=card,
-            figures={key: _uri(svg) for key, svg in figures.items()},
+            figures={key: svg_uri(svg) for key, svg in figures.items()},
             shown=shown,
             headlines=[(results[shown][key], key, text) for key, text in HEADLINES]
             if shown
@@ -90,7 +89,3 @@ def render(
             steps=len(history.losses),
         )
     )
-
-
-def _uri(svg: str) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode('utf-8')).decode('ascii')}"
