@@ -10,6 +10,7 @@ from brainmets.cohort import read_cohort
 from brainmets.errors import CohortError, ConfigError
 from brainmets.evaluation.paper.run import run_paper
 from brainmets.io import nifti
+from brainmets.training.check import check_cohorts
 from brainmets.training.model import plan_training
 from training_cases import write_case
 
@@ -197,6 +198,25 @@ def test_a_study_of_brats_must_say_what_is_lesion(brats):
     (brats / "study.toml").write_text(text + 'predictions = "."\n')
     with pytest.raises(ConfigError, match=r"say target = \[1, 3\]"):
         run_paper(brats / "study.toml", brats / "out")
+
+
+def test_each_cohort_is_checked_by_its_own_layout(brats, tmp_path_factory):
+    """A table beside a BraTS folder keeps all labels above 0."""
+    other = tmp_path_factory.mktemp("table")
+    case = write_case(other, "x", seed=5)
+    mask = nifti.read_labels(case.mask)
+    nifti.write(mask.with_data(mask.data.astype(np.uint8) * 2), case.mask)
+    (other / "cohort.tsv").write_text(f"image\tmask\n{case.image.name}\t{case.mask.name}\n")
+    found = check_cohorts([("brats", read_cohort(brats)), ("table", read_cohort(other))])
+    assert sum(found[-1].sizes.values()) == 2
+
+
+def test_labels_may_be_given_in_any_order(brats, monkeypatch):
+    words = ["brainmets", "cohort", "prepare", str(brats), "--work", str(brats / "work")]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert plan_training(brats / "work", "m", target_labels=[3, 1]).target_labels == (1, 3)
 
 
 def test_a_table_says_nothing_of_labels(tmp_path):

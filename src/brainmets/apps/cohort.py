@@ -33,11 +33,11 @@ def check(
     from brainmets.training.check import check_cohorts
 
     named = [(path.name, read_cohort(path)) for path in cohorts]
-    told = [cohort.target_labels for _, cohort in named if cohort.target_labels]
-    lesions = lesion_labels(target or next(iter(told), None))
+    for _, whole in named:
+        lesion_labels(target or whole.target_labels)
     with steps(screen, "checking") as progress:
         found = check_cohorts(
-            named, target_labels=lesions, labels=labels, workers=workers, progress=progress
+            named, target_labels=target, labels=labels, workers=workers, progress=progress
         )
     rows = []
     for name, _ in named:

@@ -56,13 +56,13 @@ def check_cohorts(
 
     Args:
         cohorts: names and cohorts; one scan in two of them, or twice in one, is a fault.
-        target_labels: labels of the masks that are lesion; None: all above 0.
+        target_labels: labels of the masks that are lesion; None: as each cohort's layout says.
         labels: those a mask may have, besides 0; None: any.
         workers: processes; the results do not depend on it.
         progress: called with the number of cases done and of all.
     """
     jobs = [
-        _Job(case, name, tuple(target_labels) if target_labels else None,
+        _Job(case, name, tuple(target_labels or cohort.target_labels or ()) or None,
              tuple(labels) if labels else None)
         for name, cohort in cohorts
         for case in cohort

@@ -170,7 +170,7 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
         raise ConfigError("a model and an encoder to start from; give one of the two")
     begun = read(find(start)) if start else None
     recipe = begun.recipe if begun else Recipe()
-    labels = tuple(target_labels) if target_labels else None
+    labels = tuple(sorted(target_labels)) if target_labels else None
     prepared = is_prepared(cohort)
     if prepared and test:
         raise ConfigError(
