@@ -121,6 +121,7 @@ class Training:
         weight_decay: AdamW's.
         lesion_share: share of patches that are centred near a lesion, every lesion of a
             case being as likely as any other.
+        deform_share: share of patches that are turned, scaled and, half of them, smoothly deformed.
         average: decay of the running mean of weights that becomes the model.
         validate_every: steps between looks at the loss on patches of validation cases.
         checkpoint_every: steps between checkpoints.
@@ -145,6 +146,7 @@ class Training:
     warmup_steps: int = 100
     weight_decay: float = 1e-2
     lesion_share: float = 0.67
+    deform_share: float = 0.3
     average: float = 0.995
     validate_every: int = 200
     checkpoint_every: int = 200
@@ -167,6 +169,7 @@ class Training:
             "one patch of 32 leaves normalisation a single value; raise batch or patch_vox",
         )
         _require(0 <= self.lesion_share <= 1, "lesion_share lies outside 0 to 1")
+        _require(0 <= self.deform_share <= 1, "deform_share lies outside 0 to 1")
         _require(0 <= self.average < 1, "average lies outside [0, 1)")
         _require(self.checkpoint_every >= 1, "checkpoint_every is below 1")
         _require(self.validate_every >= 1, "validate_every is below 1")

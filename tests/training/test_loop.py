@@ -39,10 +39,10 @@ def kill_at(monkeypatch, step):
     """The next run dies when it asks for the batch of ``step``."""
     draw = patches.draw_batch
 
-    def dies(cases, training, number):
+    def dies(cases, training, number, device):
         if number == step:
             raise KeyboardInterrupt
-        return draw(cases, training, number)
+        return draw(cases, training, number, device)
 
     monkeypatch.setattr(patches, "draw_batch", dies)
     return lambda: monkeypatch.setattr(patches, "draw_batch", draw)
@@ -211,7 +211,9 @@ def test_accumulated_steps_take_batches_in_turn_and_resume(cases, tmp_path, monk
     twofold = replace(TRAINING, accumulate=2)
     asked = []
     draw = patches.draw_batch
-    monkeypatch.setattr(patches, "draw_batch", lambda c, t, n: asked.append(n) or draw(c, t, n))
+    monkeypatch.setattr(
+        patches, "draw_batch", lambda c, t, n, d: asked.append(n) or draw(c, t, n, d)
+    )
     straight = train(cases, ARCHITECTURE, twofold, tmp_path / "straight.pt")
     assert asked == list(range(8 + 2))  # the last two to settle the statistics
     monkeypatch.setattr(patches, "draw_batch", draw)

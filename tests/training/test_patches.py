@@ -9,7 +9,8 @@ import torch
 
 from brainmets.config import Training
 from brainmets.training import patches
-from brainmets.training.patches import draw_batch, drawn_ahead, lesion_weights, vary
+from brainmets.training.augment import augment, vary
+from brainmets.training.patches import draw, draw_batch, drawn_ahead
 from brainmets.training.preparing import score_levels
 from brainmets.training.store import DEPTH_STEP_MM
 from training_cases import prepared_case
@@ -17,11 +18,21 @@ from training_cases import prepared_case
 TRAINING = Training(batch=2, patch_vox=32, lesion_share=1.0, seed=3)
 
 
+def unchanged(**but):
+    """A stand-in for ``vary``: patches as they lie in the store, mirrored, but for ``but``."""
+    even = np.zeros((2, 2, 2), np.float32)
+    still = {
+        "matrix": None, "shifts": None, "waves_mm": even, "gain": 1.0, "offset": 0.0, "gamma": 1.0,
+        "field": None, "blur_vox": (0, 0, 0), "coarse": (1, 1, 1), "noise": 0.0,
+    }  # fmt: skip
+    return lambda training, rng: replace(vary(training, rng), **{**still, **but})
+
+
 @pytest.fixture
 def plain(monkeypatch):
     """No change of contrast, and no mask that cuts: patches as they lie in the store."""
-    monkeypatch.setattr(patches, "vary", lambda image, _rng: image)
-    monkeypatch.setattr(patches, "_waves", lambda shape, _rng: np.full(shape, 100, np.float32))
+    everywhere = np.full((2, 2, 2), 100, np.float32)
+    monkeypatch.setattr(patches, "vary", unchanged(waves_mm=everywhere))
 
 
 def batches(cases, training=TRAINING, steps=range(30)):
@@ -128,7 +139,7 @@ def test_patches_are_cut_from_the_image(plain):
 
 def test_a_case_smaller_than_the_patch_is_padded_with_nothing_to_see(monkeypatch):
     """The whole case is in each patch, once; around it all is 0 and weighs 1."""
-    monkeypatch.setattr(patches, "vary", lambda image, _rng: image + 5)
+    monkeypatch.setattr(patches, "vary", unchanged(offset=5.0))
     case = prepared_case((20, 24, 36), ((3, 4, 5),))
     count = int((case.labels > 0).sum())
     for batch in batches([case]):
@@ -179,9 +190,7 @@ def test_the_stated_share_of_patches_is_drawn_near_lesions(plain):
 
 def test_the_mask_hides_image_and_target_alike(monkeypatch):
     """What lies deeper outside the brain than the mask reaches is 0 in both."""
-    monkeypatch.setattr(patches, "vary", lambda image, _rng: image + 100)
-    monkeypatch.setattr(patches, "LEVELS_MM", (0.5,) * 6)
-    monkeypatch.setattr(patches, "_waves", lambda shape, _rng: np.zeros(shape, np.float32))
+    monkeypatch.setattr(patches, "vary", unchanged(offset=100.0, level_mm=0.5))
     case = prepared_case((32, 32, 32), ((16, 16, 16),), radius=6)
     depth = np.empty((32, 32, 32), np.int8)
     depth[:] = np.arange(-16, 16)  # steps of 0.25 mm: visible up to 2
@@ -199,10 +208,9 @@ def test_the_mask_hides_image_and_target_alike(monkeypatch):
 def test_the_masks_surface_varies_between_its_limits(monkeypatch):
     """Masks end 1 mm inside to 4 mm outside the brain, and not everywhere alike."""
     rng = np.random.default_rng(0)
-    waves = [patches._waves((16, 16, 16), rng) for _ in range(50)]
+    waves = [vary(TRAINING, rng).waves_mm for _ in range(50)]
     assert np.mean([w.std() > 0.1 for w in waves]) > 0.5
-    monkeypatch.setattr(patches, "vary", lambda image, _rng: image + 100)
-    monkeypatch.setattr(patches, "_waves", lambda shape, _rng: np.zeros(shape, np.float32))
+    monkeypatch.setattr(patches, "vary", unchanged(offset=100.0))
     depth = np.empty((32, 32, 32), np.int8)
     depth[:] = np.arange(-8, 24)  # 2 mm inside to 6 mm outside, in steps of 0.25 mm
     case = replace(prepared_case((32, 32, 32)), depth=depth)
@@ -214,8 +222,7 @@ def test_the_masks_surface_varies_between_its_limits(monkeypatch):
 
 def test_scores_are_those_of_the_mask_the_patch_shows(monkeypatch):
     """Mean 0 and deviation 1 within the visible mask, as normalisation gives in use."""
-    monkeypatch.setattr(patches, "vary", lambda image, _rng: image)
-    monkeypatch.setattr(patches, "_waves", lambda shape, _rng: np.zeros(shape, np.float32))
+    monkeypatch.setattr(patches, "vary", unchanged())
     rng = np.random.default_rng(2)
     depth = np.empty((32, 32, 32), np.int8)
     depth[:] = np.arange(-8, 24)
@@ -228,33 +235,17 @@ def test_scores_are_those_of_the_mask_the_patch_shows(monkeypatch):
         assert abs(float(shown.std()) - 1) < 0.1
 
 
-def test_weights_follow_the_stated_formula():
-    sizes = {1: 1, 2: 15, 3: 16, 4: 500, 5: 1000, 6: 4000}
-    labels = torch.zeros(30, 30, 30, dtype=torch.int64)
-    flat = labels.view(-1)
-    start = 0
-    for label, size in sizes.items():
-        flat[start : start + size] = label
-        start += size
-    found = lesion_weights(labels)
-    for label, size in sizes.items():
-        expected = min(8, max(1, np.sqrt(1000 / size)))
-        np.testing.assert_allclose(found[labels == label].numpy(), expected, rtol=1e-6)
-    assert (found[labels == 0] == 1).all()
+def test_a_gpu_is_given_what_it_augments_itself():
+    """Read by other processes, augmented by the device: the same batch as in one go."""
+    cases = [prepared_case(seed=s, name=str(s)) for s in range(3)]
+    crops = draw(cases, TRAINING, 4)
+    assert same(augment(crops, TRAINING, "cpu"), draw_batch(cases, TRAINING, 4))
 
 
-def test_variation_is_seeded_bounded_and_keeps_the_input():
-    image = torch.from_numpy(np.random.default_rng(0).normal(0, 1, (8, 8, 8)).astype(np.float32))
-    kept = image.clone()
-    versions = [vary(image, np.random.default_rng(s)) for s in range(60)]
-    assert torch.equal(image, kept)
-    assert torch.equal(vary(image, np.random.default_rng(5)), versions[5])
-    assert len({v.sum().item() for v in versions}) == 60
-    assert all(v.dtype == torch.float32 and v.shape == image.shape for v in versions)
-    assert max(v.abs().max() for v in versions) < 10
-
-
-def test_bending_keeps_the_order_of_grey_values():
-    values = torch.linspace(-6, 10, 200)
-    for gamma in (0.7, 1.0, 1.4):
-        assert (patches._bend(values, gamma).diff() > 0).all()
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_drawn_lesion_lies_in_the_patch_however_it_is_turned(monkeypatch, turned):
+    deformed = replace(TRAINING, deform_share=1.0 if turned else 0.0)
+    case = prepared_case((90, 96, 92), ((45, 48, 46),), radius=1)
+    for step in range(40):
+        batch = draw_batch([case], deformed, step)
+        assert (batch.target.amax((1, 2, 3, 4)) == 1).all()

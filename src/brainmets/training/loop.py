@@ -24,6 +24,7 @@ from brainmets.config import Architecture, Training, to_mapping
 from brainmets.errors import ConfigError, RunError
 from brainmets.io.storage import whole_file
 from brainmets.network.unet import UNet
+from brainmets.training.augment import Batch
 from brainmets.training.loss import (
     blob_dice,
     component_dice,
@@ -31,7 +32,7 @@ from brainmets.training.loss import (
     dice_and_cross_entropy,
     focal_tversky,
 )
-from brainmets.training.patches import Batch, drawn_ahead
+from brainmets.training.patches import drawn_ahead
 from brainmets.training.store import PreparedCase
 
 VALIDATION_BATCHES = 8
@@ -124,11 +125,14 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
         _resume(state, checkpoint, settings)
     looked_at: list[Batch] = []
     if validation:
-        looked_at.extend(drawn_ahead(validation, training, range(VALIDATION_BATCHES), workers))
+        looked_at.extend(
+            drawn_ahead(validation, training, range(VALIDATION_BATCHES), workers, device)
+        )
     started, first, checked = time.monotonic(), state.step, None
     last = training.steps if until is None else min(until, training.steps)
     each = training.accumulate
-    drawn = iter(drawn_ahead(cases, training, range(state.step * each, last * each), workers))
+    coming = range(state.step * each, last * each)
+    drawn = iter(drawn_ahead(cases, training, coming, workers, device))
     for _ in range(state.step, last):
         batches = list(islice(drawn, each))
         try:
@@ -147,7 +151,8 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
             report(Moment(state.step, training.steps, mean, time.monotonic() - started, checked))
     first_after = training.steps * each
     after = range(first_after, first_after + SETTLING_BATCHES)
-    return _settle(state.average, drawn_ahead(cases, training, after, workers), training, device)
+    settling = drawn_ahead(cases, training, after, workers, device)
+    return _settle(state.average, settling, training, device)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -96,7 +96,8 @@ def component_dice(logits: Tensor, target: Tensor, weight: Tensor, regions: Tens
         logits: (N, 1, X, Y, Z), float32.
         target: 0 or 1, same shape.
         weight: of each voxel, same shape.
-        regions: from :func:`surroundings`, same shape; 0 belongs to no lesion.
+        regions: from :func:`surroundings`, same shape; 0 belongs to no lesion. A region whose
+            lesion the mask hides does not count.
 
     Returns:
         A scalar; 0 where no patch holds a lesion.
@@ -109,7 +110,7 @@ def component_dice(logits: Tensor, target: Tensor, weight: Tensor, regions: Tens
         logits.new_zeros(len(regions) * most).index_add(0, place, values.flatten())
         for values in (weight * probability * target, weight * (probability + target))
     )
-    there = torch.bincount(place, minlength=len(regions) * most) > 0
+    there = torch.bincount(place[target.flatten() > 0], minlength=len(regions) * most) > 0
     there = there.view(-1, most)
     there[:, 0] = False
     dice = (2 * overlap + SLIGHT) / (total + SLIGHT)
@@ -119,13 +120,22 @@ def component_dice(logits: Tensor, target: Tensor, weight: Tensor, regions: Tens
 def surroundings(target: npt.NDArray[np.bool_]) -> npt.NDArray[np.int16]:
     """For each voxel the lesion that is nearest: 1, 2, …; all 0 where there is none.
 
+    Distances are taken between cubes of two voxels, which is three times faster: half-way between
+    two lesions a voxel may be given to one that is up to 3.5 voxels further. A lesion's own
+    voxels are its own.
+
     Args:
         target: (X, Y, Z); lesions are its 26-connected components.
     """
     if not target.any():
         return np.zeros(target.shape, np.int16)
     labels, _ = ndimage.label(target, np.ones((3, 3, 3)))
+    even = np.pad(np.asarray(labels, np.int16), [(0, n % 2) for n in target.shape])
+    x, y, z = (n // 2 for n in even.shape)
+    cubes = even.reshape(x, 2, y, 2, z, 2).max((1, 3, 5))
     nearest = ndimage.distance_transform_edt(
-        labels == 0, return_distances=False, return_indices=True
+        cubes == 0, return_distances=False, return_indices=True
     )
-    return np.asarray(labels[tuple(nearest)], np.int16)
+    around = cubes[tuple(nearest)].repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    x, y, z = target.shape
+    return np.asarray(np.where(labels > 0, labels, around[:x, :y, :z]), np.int16)

@@ -1,0 +1,315 @@
+"""What chance does to a patch: turned, deformed, lit unevenly, blurred, noisy, cut deeper or less.
+
+:func:`vary` draws numbers only, from one seeded generator. :func:`augment` does the arithmetic, in
+float32 on the device that trains. So a batch is a function of (seed, step), whoever computes it;
+between devices it differs by rounding, and by the noise, whose generator is the device's.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from brainmets.config import Training
+from brainmets.training.store import DEPTH_STEP_MM, LEVELS_MM
+
+Float32 = npt.NDArray[np.float32]
+LARGEST_TURN_DEG, LARGEST_SCALE, LARGEST_STRETCH = 15.0, 1.18, 1.05
+NODES, WAVE_NODES, FIELD_NODES = 6, 5, 4
+"""Along each side of a patch: of the deformation, of the mask's end, and of the receive field."""
+LARGEST_SHIFT = 0.1
+"""Standard deviation of a node's shift, in node distances: far too little to fold."""
+DARK_Z = -4.0
+"""A Z-score below nearly all that occur; gamma and the receive field act on what lies above it."""
+RANGE_Z = 12.0
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What is done to one patch.
+
+    Attributes:
+        flips: axes that are mirrored.
+        matrix: (3, 3), from voxels of the patch to voxels of the case, about the patch's centre;
+            None: the patch is cut as it lies.
+        shifts: (3, n, n, n) voxels of the case by which nodes are moved besides; None: by nothing.
+        level_mm: where the brain mask ends, outside the brain's surface.
+        waves_mm: (n, n, n) by how much further it ends at nodes.
+        gain: what Z-scores are multiplied by.
+        offset: what is added to them.
+        gamma: exponent; 1: none.
+        field: (n, n, n) logarithm of the receive field at nodes; None: even.
+        blur_vox: standard deviations of a Gaussian along each axis; 0: none.
+        coarse: factors by which voxels are made longer and then cut again; 1: none.
+        noise: standard deviation.
+        seed: of the noise.
+    """
+
+    flips: tuple[int, ...]
+    matrix: npt.NDArray[np.float64] | None
+    shifts: Float32 | None
+    level_mm: float
+    waves_mm: Float32
+    gain: float
+    offset: float
+    gamma: float
+    field: Float32 | None
+    blur_vox: tuple[float, float, float]
+    coarse: tuple[float, float, float]
+    noise: float
+    seed: int
+
+    def reach(self, side: int) -> npt.NDArray[np.float64]:
+        """How far from its centre a patch of ``side`` looks, in voxels of the case by axis."""
+        half = np.full(3, (side - 1) / 2)
+        turned = half if self.matrix is None else np.abs(self.matrix) @ half
+        return turned + (0 if self.shifts is None else np.abs(self.shifts).max((1, 2, 3)))
+
+
+def vary(training: Training, rng: np.random.Generator) -> Variation:
+    """Draw what is done to one patch."""
+    matrix, shifts = None, None
+    if rng.random() < training.deform_share:
+        matrix = _matrix(rng)
+        if rng.random() < 0.5:
+            spread = rng.uniform(0, LARGEST_SHIFT) * (training.patch_vox - 1) / (NODES - 1)
+            shifts = _nodes(rng, (3, NODES, NODES, NODES), spread)
+    return Variation(
+        flips=tuple(int(a) for a in np.flatnonzero(rng.random(3) < 0.5)),
+        matrix=matrix,
+        shifts=shifts,
+        level_mm=float(rng.uniform(LEVELS_MM[0], LEVELS_MM[-1])),
+        waves_mm=_nodes(rng, (WAVE_NODES,) * 3, rng.uniform(0, 1.2)),
+        gain=float(rng.uniform(0.8, 1.25)),
+        offset=float(rng.uniform(-0.2, 0.2)),
+        gamma=float(np.exp(rng.uniform(-0.35, 0.35))) if rng.random() < 0.4 else 1.0,
+        field=_nodes(rng, (FIELD_NODES,) * 3, 0.1) if rng.random() < 0.3 else None,
+        blur_vox=_blur(rng) if rng.random() < 0.3 else (0.0, 0.0, 0.0),
+        coarse=_coarse(rng) if rng.random() < 0.15 else (1.0, 1.0, 1.0),
+        noise=float(rng.uniform(0, 0.25)) if rng.random() < 0.4 else 0.0,
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def _nodes(rng: np.random.Generator, shape: tuple[int, ...], spread: float) -> Float32:
+    return np.asarray(spread * rng.standard_normal(shape, dtype=np.float32), np.float32)
+
+
+def _matrix(rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Turns about the three axes, one scale, and a little stretch along each axis."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(np.radians(rng.uniform(-1, 1, 3) * LARGEST_TURN_DEG)):
+        turn = np.eye(3)
+        one, other = (axis + 1) % 3, (axis + 2) % 3
+        turn[[one, other], [one, other]] = math.cos(angle)
+        turn[one, other], turn[other, one] = -math.sin(angle), math.sin(angle)
+        matrix = matrix @ turn
+    scale = LARGEST_SCALE ** rng.uniform(-1, 1) * LARGEST_STRETCH ** rng.uniform(-1, 1, 3)
+    return np.asarray(matrix * scale)
+
+
+def _blur(rng: np.random.Generator) -> tuple[float, float, float]:
+    """Along one axis, as thick slices do, or a little along all."""
+    blur = np.zeros(3)
+    if rng.random() < 0.5:
+        blur[rng.integers(3)] = rng.uniform(0.8, 2.5)
+    else:
+        blur[:] = rng.uniform(0.3, 0.8)
+    return float(blur[0]), float(blur[1]), float(blur[2])
+
+
+def _coarse(rng: np.random.Generator) -> tuple[float, float, float]:
+    """Long voxels along one axis, or larger ones."""
+    factors = np.ones(3)
+    if rng.random() < 0.5:
+        factors[rng.integers(3)] = rng.uniform(1.5, 4)
+    else:
+        factors[:] = rng.uniform(1, 1.8)
+    return float(factors[0]), float(factors[1]), float(factors[2])
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What a patch is made from; arrays share one shape (X, Y, Z), at least the patch's.
+
+    Attributes:
+        image: float16 scores as stored.
+        labels: uint8 lesions.
+        depth: int8 as stored.
+        regions: int16 nearest lesion, where the loss asks for it.
+        centre: of the patch, in voxels of the crop.
+        mean: of ``image`` inside the mask that the variation asks for.
+        deviation: likewise.
+        variation: what is done.
+    """
+
+    image: Tensor
+    labels: Tensor
+    depth: Tensor
+    regions: Tensor | None
+    centre: npt.NDArray[np.float64]
+    mean: float
+    deviation: float
+    variation: Variation
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patches of shape (N, 1, P, P, P): float32 images, targets and weights.
+
+    ``regions``, int16, are what the loss asks for: each lesion's
+    :func:`brainmets.training.loss.surroundings`, or its voxels, or 0.
+    """
+
+    image: Tensor
+    target: Tensor
+    weight: Tensor
+    regions: Tensor
+
+
+def augment(crops: Sequence[Crop], training: Training, device: str = "cpu") -> Batch:
+    """Turn crops into a batch on ``device``.
+
+    Args:
+        crops: one for each patch.
+        training: side of the patch, and the loss.
+        device: where to compute.
+    """
+    patches = [_augmented(crop, training, torch.device(device)) for crop in crops]
+    image, target, weight, regions = (
+        torch.stack(tensors)[:, None] for tensors in zip(*patches, strict=True)
+    )
+    return Batch(image, target, weight, regions)
+
+
+def _augmented(
+    crop: Crop, training: Training, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    does, side = crop.variation, training.patch_vox
+    image, depth, labels, regions = _placed(crop, side, device)
+    seen = depth * DEPTH_STEP_MM <= does.level_mm + grown(does.waves_mm, side, device)
+    image = distort((image - crop.mean) / crop.deviation, does) * seen
+    lesions = labels * seen
+    drawn = (image, (lesions > 0).float(), lesion_weights(lesions), _asked(regions, lesions))
+    turned = [t.flip(does.flips) if does.flips else t for t in drawn]
+    return turned[0], turned[1], turned[2], turned[3]
+
+
+def _asked(regions: Tensor | None, lesions: Tensor) -> Tensor:
+    return (lesions if regions is None else regions).to(torch.int16)
+
+
+def _placed(
+    crop: Crop, side: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Image, depth, labels and regions on the patch's grid."""
+    image, depth, labels = (t.to(device) for t in (crop.image, crop.depth, crop.labels))
+    regions = None if crop.regions is None else crop.regions.to(device)
+    does = crop.variation
+    if does.matrix is None:
+        return image.float(), depth.float(), labels.long(), regions
+    moved = None if does.shifts is None else grown(does.shifts, side, device)
+    where = _points(does.matrix, moved, crop.centre, image, side)
+    smooth = torch.stack([image.float(), depth.float()])
+    whole = [labels.float()] + ([] if regions is None else [regions.float()])
+    smooth, exact = (
+        functional.grid_sample(t[None], where, mode, "border", align_corners=True)[0]
+        for t, mode in ((smooth, "bilinear"), (torch.stack(whole), "nearest"))
+    )
+    there = None if regions is None else exact[1].to(torch.int16)
+    return smooth[0], smooth[1], exact[0].long(), there
+
+
+def _points(
+    matrix: npt.NDArray[np.float64],
+    moved: Tensor | None,
+    centre: npt.NDArray[np.float64],
+    image: Tensor,
+    side: int,
+) -> Tensor:
+    """Where each voxel of the patch lies in the crop, as ``grid_sample`` wants it."""
+    steps = torch.arange(side, dtype=torch.float32, device=image.device) - (side - 1) / 2
+    along = []
+    for axis in range(3):
+        x, y, z = (float(m) for m in matrix[axis])
+        place = (x * steps)[:, None, None] + (y * steps)[:, None] + z * steps + centre[axis]
+        if moved is not None:
+            place = place + moved[axis]
+        along.append(place * (2 / max(1, image.shape[axis] - 1)) - 1)
+    return torch.stack(along[::-1], -1)[None]
+
+
+def grown(nodes: Float32, side: int, device: torch.device) -> Tensor:
+    """Values at nodes, the first and last at the patch's ends, made continuous (trilinear)."""
+    values = torch.from_numpy(nodes).to(device)
+    channels = values.reshape(1, -1, *values.shape[-3:])
+    full = functional.interpolate(channels, (side,) * 3, mode="trilinear", align_corners=True)
+    return full.reshape(*values.shape[:-3], side, side, side)
+
+
+def distort(image: Tensor, does: Variation) -> Tensor:
+    """Light, contrast, sharpness and noise of a cube of Z-scores."""
+    side = len(image)
+    if does.field is not None:
+        image = (image - DARK_Z) * grown(does.field, side, image.device).exp() + DARK_Z
+    image = image * does.gain + does.offset
+    if does.gamma != 1:
+        image = bend(image, does.gamma)
+    for axis, width in enumerate(does.blur_vox):
+        image = blur(image, axis, width)
+    if max(does.coarse) > 1:
+        image = coarsen(image, does.coarse)
+    if does.noise:
+        generator = torch.Generator(image.device).manual_seed(does.seed)
+        noise = torch.randn(image.shape, generator=generator, device=image.device)
+        image = image + does.noise * noise
+    return image
+
+
+def bend(image: Tensor, gamma: float) -> Tensor:
+    """Gamma on the range −4 … 8, which holds nearly all Z-scores; order is kept."""
+    share = ((image - DARK_Z) / RANGE_Z).clamp(0, 1)
+    return image + RANGE_Z * (share**gamma - share)
+
+
+def blur(image: Tensor, axis: int, width_vox: float) -> Tensor:
+    """A Gaussian along one axis, cut at four deviations; beyond the border lies its last value.
+
+    A sum of shifted images: several times faster than a convolution of one channel.
+    """
+    if not width_vox:
+        return image
+    reach = math.ceil(4 * width_vox)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width_vox) ** 2)
+    length = image.shape[axis]
+    index = torch.arange(-reach, length + reach, device=image.device).clamp(0, length - 1)
+    wide = image.index_select(axis, index)
+    blurred = torch.zeros_like(image)
+    for start, weight in enumerate(weights / weights.sum()):
+        blurred.add_(wide.narrow(axis, start, length), alpha=float(weight))
+    return blurred
+
+
+def coarsen(image: Tensor, factors: Sequence[float]) -> Tensor:
+    """Make voxels longer by ``factors``, and cut them again to the old length (trilinear)."""
+    shape = list(image.shape)
+    fewer = [max(2, round(n / factor)) for n, factor in zip(shape, factors, strict=True)]
+    for size in (fewer, shape):
+        image = functional.interpolate(image[None, None], size, mode="trilinear")[0, 0]
+    return image
+
+
+def lesion_weights(labels: Tensor) -> Tensor:
+    """Weights that keep small lesions from drowning in large ones.
+
+    Each lesion's voxels weigh √(1000 / voxels), limited to 1 … 8; background weighs 1.
+    """
+    counts = torch.bincount(labels.flatten(), minlength=256).float()
+    weight = (1000 / counts.clamp(min=1)).sqrt().clamp(1, 8)
+    weight[0] = 1
+    return weight[labels]
