@@ -51,11 +51,13 @@ bench: install $(GATE)
 	$(BIN)/python benchmarks/tables.py
 
 # Other packages live in environments of their own: some hold numpy, pandas or rich back.
-PEERS := .venv-monai/.installed .venv-panoptica/.installed .venv-surface-distance/.installed
+PEERS := .venv-monai/.installed .venv-panoptica/.installed .venv-surface-distance/.installed \
+	.venv-batchgenerators/.installed
 
 bench-peers: install $(PEERS)
 	$(BIN)/python benchmarks/peers/undefined.py
 	$(BIN)/python benchmarks/peers/compare.py
+	$(BIN)/python benchmarks/peers/augmentation.py
 	$(BIN)/python benchmarks/tables.py
 
 .venv-%/.installed: benchmarks/peers/requirements-%.txt

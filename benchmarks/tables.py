@@ -44,6 +44,7 @@ def page() -> str:
         INTRODUCTION,
         _predict(),
         _training_step(),
+        _augmentation(),
         *([_engines()] if (RESULTS / "engines.json").is_file() else []),
         *([_loss_gate()] if (RESULTS / "loss_gate.json").is_file() else []),
         *([_scores()] if (RESULTS / "scores.json").is_file() else []),
@@ -105,6 +106,29 @@ def _training_step() -> str:
                 "process's, less what it held before its first step. GPU: not run."
             ),
             _table([key.replace("_", " ").replace(" mb", ", MB") for key in keys], rows),
+            _where(result),
+        ]
+    )
+
+
+def _augmentation() -> str:
+    result = _load("augmentation_peers")
+    value = result["value"]
+    keys = ["tool", "version", "patches_per_second", "brainmets_times_faster"]
+    rows = [[row[key] for key in keys] for row in value["rows"]]
+    return "\n\n".join(
+        [
+            "## Augmented patches",
+            (
+                f"Patches of 128³ voxels with their truth, delivered by {value['processes']} "
+                f"processes of one thread each; medians of {value['rounds']} rounds of "
+                f"{value['patches']} patches, the tools in turn. Chances and ranges of the "
+                "transforms are brainmets' for all: mirrored, 0.3 turned and scaled, half of "
+                "these deformed, gain, offset, gamma, blur, resolution, noise. brainmets reads its "
+                "compressed store, varies the brain mask and weighs lesions besides; the peers "
+                "hold arrays in memory. batchgeneratorsv2 has no receive field. GPU: not run."
+            ),
+            _table([key.replace("_", " ") for key in keys], rows),
             _where(result),
         ]
     )

@@ -18,8 +18,8 @@ from brainmets.training.augment import (
     coarsen,
     distort,
     grown,
-    lesion_weights,
     vary,
+    weigh_lesions,
 )
 
 SIDE = 32
@@ -138,10 +138,8 @@ def test_the_stated_share_is_deformed_and_all_eight_mirrors_occur():
 
 def test_patches_vary_with_the_seed_and_stay_in_range():
     image = torch.from_numpy(np.random.default_rng(0).normal(0, 1, (8, 8, 8)).astype(np.float32))
-    kept = image.clone()
-    versions = [distort(image, drawn(seed)) for seed in SEEDS]
-    assert torch.equal(image, kept)
-    assert torch.equal(distort(image, drawn(5)), versions[5])
+    versions = [distort(image.clone(), drawn(seed)) for seed in SEEDS]
+    assert torch.equal(distort(image.clone(), drawn(5)), versions[5])
     assert len({v.sum().item() for v in versions}) == len(versions)
     assert all(v.dtype == torch.float32 and v.shape == image.shape for v in versions)
     assert max(v.abs().max() for v in versions) < 10
@@ -174,10 +172,22 @@ def test_coarse_voxels_lose_detail_and_keep_the_mean():
     assert torch.equal(coarsen(image, (1, 1, 1)), image)
 
 
+@pytest.mark.parametrize("shape", [(5, 5, 5), (3, 6, 6, 6)])
+def test_nodes_grow_as_pytorch_resamples_them(shape):
+    nodes = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    channels = torch.from_numpy(nodes).reshape(1, -1, *shape[-3:])
+    expected = torch.nn.functional.interpolate(
+        channels, (SIDE,) * 3, mode="trilinear", align_corners=True
+    )
+    found = grown(nodes, SIDE, torch.device("cpu"))
+    assert found.shape == (*shape[:-3], SIDE, SIDE, SIDE)
+    torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=0, atol=1e-5)
+
+
 def test_the_receive_field_is_smooth_and_leaves_darkness_dark():
     field = drawn(0, field=np.random.default_rng(0).normal(0, 0.1, (4, 4, 4)).astype(np.float32))
     image = torch.full((SIDE,) * 3, 2.0)
-    lit = distort(image, unlit(field=field.field))
+    lit = distort(image.clone(), unlit(field=field.field))
     assert 0.5 < float(lit.min() + 4) / 6 < 1 < float(lit.max() + 4) / 6 < 1.6
     assert max(float(lit.diff(dim=d).abs().max()) for d in range(3)) < 0.3
     assert torch.allclose(distort(image - 6, unlit(field=field.field)), image - 6)
@@ -185,20 +195,21 @@ def test_the_receive_field_is_smooth_and_leaves_darkness_dark():
 
 def test_noise_has_the_stated_deviation():
     image = torch.zeros((SIDE,) * 3)
-    noise = distort(image, unlit(noise=0.2))
+    noise = distort(image.clone(), unlit(noise=0.2))
     assert abs(float(noise.std()) - 0.2) < 0.01
-    assert torch.equal(noise, distort(image, unlit(noise=0.2)))
+    assert torch.equal(noise, distort(image.clone(), unlit(noise=0.2)))
 
 
 def test_weights_follow_the_stated_formula():
     sizes = {1: 1, 2: 15, 3: 16, 4: 500, 5: 1000, 6: 4000}
-    labels = torch.zeros(30, 30, 30, dtype=torch.int64)
+    labels = torch.zeros(30, 30, 30, dtype=torch.uint8)
     flat = labels.view(-1)
     start = 0
     for label, size in sizes.items():
         flat[start : start + size] = label
         start += size
-    found = lesion_weights(labels)
+    found = torch.empty(labels.shape)
+    weigh_lesions(labels, found)
     for label, size in sizes.items():
         expected = min(8, max(1, np.sqrt(1000 / size)))
         np.testing.assert_allclose(found[labels == label].numpy(), expected, rtol=1e-6)
