@@ -123,7 +123,11 @@ class Training:
             case being as likely as any other.
         deform_share: share of patches that are turned, scaled and, half of them, smoothly deformed.
         average: decay of the running mean of weights that becomes the model.
-        validate_every: steps between looks at the loss on patches of validation cases.
+        validate_every: steps between looks at validation cases: the loss on patches, and the
+            lesions found in whole cases.
+        validation_cases: whole cases to look at, evenly from all of them; 0: none.
+        keep: ``"best"``: the averaged weights that found most in whole validation cases (lesion
+            F1) become the model; ``"last"``: those of the last step.
         checkpoint_every: steps between checkpoints.
         precision: arithmetic in the network: ``"bf16"``, ``"f32"``, or ``"auto"``: bf16 where
             the processor has units for it; without them it is many times slower than f32.
@@ -149,6 +153,8 @@ class Training:
     deform_share: float = 0.3
     average: float = 0.995
     validate_every: int = 200
+    validation_cases: int = 8
+    keep: str = "best"
     checkpoint_every: int = 200
     precision: str = "auto"
     seed: int = 0
@@ -168,11 +174,14 @@ class Training:
             self.batch * (self.patch_vox // 32) ** 3 > 1,
             "one patch of 32 leaves normalisation a single value; raise batch or patch_vox",
         )
+        _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}, expected above 0")
         _require(0 <= self.lesion_share <= 1, "lesion_share lies outside 0 to 1")
         _require(0 <= self.deform_share <= 1, "deform_share lies outside 0 to 1")
         _require(0 <= self.average < 1, "average lies outside [0, 1)")
         _require(self.checkpoint_every >= 1, "checkpoint_every is below 1")
         _require(self.validate_every >= 1, "validate_every is below 1")
+        _require(self.validation_cases >= 0, "validation_cases is negative")
+        _require(self.keep in ("best", "last"), f"keep is {self.keep!r}, expected 'best' or 'last'")
         _require(self.accumulate >= 1, "accumulate is below 1")
         _require(
             self.schedule in SCHEDULES,

@@ -1,5 +1,6 @@
 """A run that was killed and started again ends bit for bit where a straight one does."""
 
+import csv
 import math
 from dataclasses import replace
 
@@ -7,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from brainmets.config import Architecture, Training
+from brainmets.config import Architecture, DecisionRule, Training
 from brainmets.errors import ConfigError, RunError
 from brainmets.network.unet import UNet
 from brainmets.training import loop, patches
 from brainmets.training.loop import learning_rate, train, weights_of
+from brainmets.training.rules import Tally
+from brainmets.training.validation import Look
 from training_cases import prepared_case
 
 ARCHITECTURE = Architecture(width=4, full_resolution_channels=4)
@@ -40,7 +43,7 @@ def kill_at(monkeypatch, step):
     draw = patches.draw_batch
 
     def dies(cases, training, number, device):
-        if number == step:
+        if number == step and len(cases) > 1:  # a single case is held out
             raise KeyboardInterrupt
         return draw(cases, training, number, device)
 
@@ -139,7 +142,7 @@ def test_a_checkpoint_of_other_cases_is_refused(cases, tmp_path):
 
 
 def test_looking_at_validation_cases_teaches_nothing(cases, tmp_path):
-    training = replace(TRAINING, validate_every=1)
+    training = replace(TRAINING, validate_every=1, keep="last")
     blind = train(cases[:2], ARCHITECTURE, training, tmp_path / "a.pt")
     moments = []
     seeing = train(
@@ -147,7 +150,60 @@ def test_looking_at_validation_cases_teaches_nothing(cases, tmp_path):
         report=moments.append,
     )  # fmt: skip
     assert equal(blind, seeing)
-    assert math.isfinite(moments[0].validation_loss)
+    assert math.isfinite(moments[-1].checked.loss)
+    assert 0 <= moments[-1].checked.f1 <= 1
+
+
+def scripted(monkeypatch, scores):
+    """Looks whose lesion F1 is as told; gives the weights that were looked at."""
+    seen = []
+
+    def look(engine, held_out, recipe, tiling):
+        assert not engine.network.training
+        seen.append({k: v.clone() for k, v in engine.network.named_parameters()})
+        found = Tally(scores[len(seen) - 1], scores[len(seen) - 1], 0)
+        return Look(DecisionRule(), found, 10, len(held_out))
+
+    monkeypatch.setattr(loop, "look", look)
+    return seen
+
+
+@pytest.mark.parametrize(("scores", "best"), [((3, 7, 5, 6), 1), ((3, 7, 7, 6), 2)])
+def test_the_weights_that_found_most_are_kept(cases, tmp_path, monkeypatch, scores, best):
+    """Of equals the later."""
+    seen = scripted(monkeypatch, scores)
+    often = replace(TRAINING, validate_every=1)
+    kept = train(cases[:2], ARCHITECTURE, often, tmp_path / "run.pt", validation=cases[2:])
+    assert len(seen) == 4
+    for name, value in kept.named_parameters():
+        assert torch.equal(value, seen[best][name])
+
+
+def test_what_was_kept_survives_a_break(cases, tmp_path, monkeypatch):
+    """The best step comes before the last checkpoint: its weights are in it."""
+    often = replace(TRAINING, validate_every=1)
+    scripted(monkeypatch, (3, 7, 5, 6))
+    straight = train(cases[:2], ARCHITECTURE, often, tmp_path / "a.pt", validation=cases[2:])
+    heal = kill_at(monkeypatch, 3)
+    scripted(monkeypatch, (3, 7, 5))
+    with pytest.raises(KeyboardInterrupt):
+        train(cases[:2], ARCHITECTURE, often, tmp_path / "b.pt", validation=cases[2:])
+    heal()
+    scripted(monkeypatch, (5, 6))
+    again = train(cases[:2], ARCHITECTURE, often, tmp_path / "b.pt", validation=cases[2:])
+    assert equal(again, straight)
+
+
+def test_no_whole_case_is_looked_at_if_none_is_asked_for(cases, tmp_path, monkeypatch):
+    seen = scripted(monkeypatch, ())
+    blind = replace(TRAINING, validate_every=1, validation_cases=0)
+    moments = []
+    train(
+        cases[:2], ARCHITECTURE, blind, tmp_path / "a.pt", validation=cases[2:],
+        report=moments.append,
+    )  # fmt: skip
+    assert not seen
+    assert math.isnan(moments[-1].checked.f1)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
@@ -188,6 +244,8 @@ def test_the_log_has_every_step_and_survives_a_break(cases, tmp_path, monkeypatc
     train(cases[:2], ARCHITECTURE, often, tmp_path / "b" / "run.pt", validation=cases[2:])
     one, other = ((tmp_path / x / "losses.csv").read_text(encoding="utf-8") for x in "ab")
     assert one == other
+    rows = list(csv.DictReader(one.splitlines()))
+    assert [bool(row["lesion_f1"]) for row in rows] == [False, True, False, True]
     rows = [line.split(",") for line in one.splitlines()]
     assert [row[0] for row in rows] == ["step", "1", "2", "3", "4"]
     assert [bool(row[3]) for row in rows[1:]] == [False, True, False, True]
@@ -350,18 +408,6 @@ def test_the_other_loss_reaches_the_weights_and_resumes(cases, tmp_path):
     train(cases, ARCHITECTURE, other, tmp_path / "c.pt", until=2)
     again = weights_of(train(cases, ARCHITECTURE, other, tmp_path / "c.pt"))
     assert all(torch.equal(again[k], with_components[k]) for k in again)
-
-
-def test_a_checkpoint_from_before_the_choice_of_a_loss_resumes(cases, tmp_path):
-    checkpoint = tmp_path / "run.pt"
-    train(cases, ARCHITECTURE, TRAINING, checkpoint, until=2)
-    saved = torch.load(checkpoint, weights_only=True)
-    del saved["settings"]["training"]["loss"]
-    torch.save(saved, checkpoint)
-    train(cases, ARCHITECTURE, TRAINING, checkpoint)
-    torch.save(saved, checkpoint)
-    with pytest.raises(ConfigError, match="other settings"):
-        train(cases, ARCHITECTURE, replace(TRAINING, loss="dice+ce+cc"), checkpoint)
 
 
 def test_a_run_does_not_resume_from_another_start(cases, tmp_path):

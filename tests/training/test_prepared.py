@@ -10,10 +10,10 @@ import pytest
 
 from brainmets.apps import cli
 from brainmets.cohort import Cohort
-from brainmets.config import DecisionRule, Recipe
+from brainmets.config import Recipe
 from brainmets.errors import CohortError, ConfigError
 from brainmets.network.bundle import find, read, write
-from brainmets.training.model import UNTUNED, FrozenSplit, plan_training, retune
+from brainmets.training.model import FrozenSplit, plan_training, retune
 from brainmets.training.split import systematic, write_split
 from brainmets.training.store import INDEX, read_index
 from training_cases import write_case
@@ -66,16 +66,15 @@ def test_it_trains_without_scans_or_readers(away, scans, tmp_path):
         [sys.executable, "-c", BARE, *map(str, words)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "choose its rule with brainmets tune" in done.stdout
+    assert "brainmets tune chooses it on scans" in done.stdout
     model = read(out)
-    assert model.rule == DecisionRule()
-    assert "chosen on no scan" in model.card["decision_rule"]
+    assert "chosen on 2 prepared validation cases" in model.card["decision_rule"]
     assert model.card["cases"] == {"train": 4, "validation": 2, "test": 0}
     assert "results" not in model.card
 
 
 def test_a_rule_chosen_later_takes_the_remark_away(scans, tmp_path):
-    card = {"decision_rule": UNTUNED, "trained_on": "prepared cases"}
+    card = {"decision_rule": "chosen on 2 prepared cases", "trained_on": "prepared cases"}
     untuned = replace(read(find("starter")), card=card)
     write(untuned, tmp_path / "m.brainmets")
     cohort = Cohort((write_case(tmp_path, "x", seed=9),))

@@ -1,6 +1,7 @@
 """The training report says what was trained, from whom, and what the card says; nothing more."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -45,6 +46,15 @@ def test_it_holds_what_the_card_and_the_run_say():
         assert words in text
 
 
+def test_the_step_that_was_kept_is_marked():
+    seen = replace(HISTORY, found={2: 0.4, 3: 0.3})
+    kept = page({**CARD, "training": {"keep": "best"}}, history=seen)
+    assert kept.count("data:image/svg+xml") == 3
+    assert "weights of the marked step became the model" in text_of(kept)
+    last = text_of(page({**CARD, "training": {"keep": "last"}}, history=seen))
+    assert "weights of the last step became the model" in last
+
+
 def test_names_are_escaped():
     assert "<someone>" not in page()
     assert "&lt;someone&gt;" in page()
@@ -59,7 +69,7 @@ def test_the_test_cases_speak_where_there_are_any():
 
 def test_without_scans_it_says_that_nothing_was_scored():
     bare = {k: v for k, v in CARD.items() if k not in ("results", "sensitivity_by_size")}
-    text = text_of(page({**bare, "decision_rule": "a default"}))
+    text = text_of(page({**bare, "decision_rule": "chosen on 3"}))
     assert "Nothing was scored" in text
     assert "How well it does" not in text
 

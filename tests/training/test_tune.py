@@ -18,10 +18,8 @@ from brainmets.lesions import components, find
 from brainmets.network.bundle import Bundle
 from brainmets.pipeline import Model
 from brainmets.training import tune
+from brainmets.training.rules import HIGHS, LOWS, SMALLEST_MM3
 from brainmets.training.tune import (
-    HIGHS,
-    LOWS,
-    SMALLEST_MM3,
     probability_of,
     reference_of,
     score_cohort,

@@ -225,6 +225,7 @@ def train(
     until: Annotated[
         int | None, typer.Option(min=1, help="End before this step of the schedule.")
     ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 1e-3,
     patch: Annotated[int, typer.Option(help="Side of the patches, in voxels.")] = 96,
     batch: Annotated[int, typer.Option(min=1, help="Patches a step.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and patches.")] = 0,
@@ -272,7 +273,8 @@ def train(
     plan = plan_training(
         cohort, out.stem, validation=validation, test=test, preset=preset.value,
         options={
-            "steps": steps, "patch_vox": patch, "batch": batch, "seed": seed, "loss": loss,
+            "steps": steps, "learning_rate": learning_rate, "patch_vox": patch, "batch": batch,
+            "seed": seed, "loss": loss,
             "accumulate": accumulate, "schedule": schedule, "recompute": recompute,
         },
         trained_on=trained_on, target_labels=target, start=start, encoder=begun,
@@ -288,7 +290,7 @@ def train(
     if "results" in bundle.card:
         print_mapping(f"{bundle.name}: results", bundle.card["results"])
     else:
-        typer.echo(f"its decision rule is {bundle.card['decision_rule']}")
+        typer.echo(f"its decision rule was {bundle.card['decision_rule']}")
 
 
 def _encoder_file(name: str) -> Path:

@@ -1,5 +1,6 @@
 """Progress on the terminal: bars where it is one, a line now and then where it is not."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -79,6 +80,14 @@ def case_watch(screen: Console, cases: int) -> Iterator[Callable[["Case", str, i
         yield tell
 
 
+def _seen(moment: "Moment") -> str:
+    """What was last seen of validation cases."""
+    if moment.checked is None:
+        return ""
+    f1 = "" if math.isnan(moment.checked.f1) else f", lesion F1 {moment.checked.f1:.3f}"
+    return f"; validation: loss {moment.checked.loss:.3f}{f1}"
+
+
 @contextmanager
 def training_listeners(screen: Console) -> Iterator["Listeners"]:
     """Bars for preparing and scoring, and a line with the loss for training."""
@@ -96,9 +105,9 @@ def training_listeners(screen: Console) -> Iterator["Listeners"]:
                 total=moment.steps,
             )  # fmt: skip
             if not screen.is_terminal and moment.step % 100 == 0:
-                held_out = moment.validation_loss
-                checked = "" if held_out is None else f", validation {held_out:.3f}"
-                screen.print(f"step {moment.step}/{moment.steps} loss {moment.loss:.3f}{checked}")
+                screen.print(
+                    f"step {moment.step}/{moment.steps} loss {moment.loss:.3f}{_seen(moment)}"
+                )
 
         def validating(done: int, total: int) -> None:
             bars.update(task, description="validating", completed=done, total=total)

@@ -218,6 +218,20 @@ def rate_figure(rates: Sequence[float]) -> str:
     return _svg(plot)
 
 
+def found_figure(f1: Mapping[int, float]) -> str:
+    """Lesion F1 in whole validation cases by step, the best marked."""
+
+    def plot(axes: "Axes") -> None:
+        axes.plot(list(f1), list(f1.values()), "o-", color=OTHER, markersize=4)
+        best = max(f1, key=lambda step: (f1[step], step))
+        axes.plot(best, f1[best], "o", color=MAIN, markersize=8, fillstyle="none")
+        axes.annotate(f"{f1[best]:.2f}", (best, f1[best]), (0, 9), textcoords="offset points",
+                      ha="center", color=MAIN)  # fmt: skip
+        axes.set(xlabel="step", ylabel="lesion F1", xlim=(0, 1.03 * max(f1)), ylim=(0, 1))
+
+    return _svg(plot)
+
+
 def _svg(plot: Callable[["Axes"], None]) -> str:
     """What ``plot`` draws on one set of axes, without a date and with fixed names inside."""
     import matplotlib as mpl

@@ -1,10 +1,10 @@
 """The page beside a trained model: how it learnt, from whom, and how well it does."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from brainmets.evaluation.figures import curve_figure, rate_figure
+from brainmets.evaluation.figures import curve_figure, found_figure, rate_figure
 from brainmets.evaluation.lesionwise import SIZE_BINS
 from brainmets.evaluation.page import environment, svg_uri
 
@@ -41,11 +41,13 @@ class History:
         losses: of the step's patches.
         rates: the learning rate.
         checked: loss on patches of validation cases by step, where it was looked at.
+        found: lesion F1 in whole validation cases by step, where they were looked at.
     """
 
     losses: tuple[float, ...]
     rates: tuple[float, ...]
     checked: Mapping[int, float]
+    found: Mapping[int, float] = field(default_factory=dict)
 
 
 def render(
@@ -67,6 +69,7 @@ def render(
     figures = {
         "loss": curve_figure(history.losses, history.checked),
         "rate": rate_figure(history.rates),
+        **({"found": found_figure(history.found)} if history.found else {}),
     }
     results = card.get("results", {})
     shown = list(results)[-1] if results else None  # the test, if there is one
@@ -87,5 +90,6 @@ def render(
             sides=sides,
             settings=settings,
             steps=len(history.losses),
+            keep=card.get("training", {}).get("keep", "last"),
         )
     )

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from brainmets.config import Architecture, Training, to_mapping
+from brainmets.config import Architecture, Recipe, Tiling, Training, to_mapping
 from brainmets.errors import ConfigError, RunError
 from brainmets.io.storage import whole_file
+from brainmets.network.torch_engine import TorchEngine
 from brainmets.network.unet import UNet
 from brainmets.training.augment import Batch
 from brainmets.training.loss import (
@@ -34,13 +35,15 @@ from brainmets.training.loss import (
 )
 from brainmets.training.patches import drawn_ahead
 from brainmets.training.store import PreparedCase
+from brainmets.training.validation import look, spread
 
 VALIDATION_BATCHES = 8
-SINCE = {"loss": "dice+ce", "accumulate": 1, "schedule": "cosine", "recompute": False}
-"""Settings that older checkpoints lack, as they were then."""
-
 LOG_NAME, DIVERGED_NAME = "losses.csv", "diverged.pt"
 """Beside the checkpoint."""
+LOG_HEADER = (
+    "step", "learning_rate", "loss", "validation_loss", "lesion_f1", "lesion_sensitivity",
+    "false_positives_per_scan",
+)  # fmt: skip
 
 SETTLING_BATCHES = 40
 """Batches from which normalisation statistics are estimated anew for the averaged weights."""
@@ -55,14 +58,63 @@ class Moment:
         steps: in all.
         loss: mean over the last 20 steps.
         seconds: since this start.
-        validation_loss: on patches of validation cases, when it was last looked at.
+        checked: validation cases, when they were last looked at.
     """
 
     step: int
     steps: int
     loss: float
     seconds: float
-    validation_loss: float | None = None
+    checked: "Checked | None" = None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was seen of validation cases at a step.
+
+    Attributes:
+        loss: on patches of them.
+        f1: lesion F1 in whole cases, NaN where none was looked at.
+        sensitivity: share of their lesions found.
+        false_positives: a scan.
+    """
+
+    loss: float
+    f1: float = math.nan
+    sensitivity: float = math.nan
+    false_positives: float = math.nan
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What the network is looked at with; it teaches nothing.
+
+    Attributes:
+        batches: patches.
+        cases: whole cases.
+        recipe: how they were prepared.
+        tiling: how they are cut.
+    """
+
+    batches: tuple[Batch, ...]
+    cases: tuple[PreparedCase, ...]
+    recipe: Recipe
+    tiling: Tiling
+
+
+@dataclass(frozen=True)
+class Best:
+    """The averaged weights that found most so far.
+
+    Attributes:
+        step: theirs.
+        f1: lesion F1.
+        weights: of the average.
+    """
+
+    step: int
+    f1: float
+    weights: Mapping[str, Tensor]
 
 
 @dataclass
@@ -74,8 +126,9 @@ class State:
     optimiser: torch.optim.Optimizer
     step: int = 0
     losses: list[float] = field(default_factory=list)
-    checked: dict[int, float] = field(default_factory=dict)
-    """Loss on patches of validation cases, by step."""
+    checked: dict[int, Checked] = field(default_factory=dict)
+    """By step."""
+    best: Best | None = None
 
 
 def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
@@ -85,6 +138,8 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
     checkpoint: Path,
     *,
     validation: Sequence[PreparedCase] = (),
+    recipe: Recipe | None = None,
+    tiling: Tiling | None = None,
     start: Mapping[str, Tensor] | None = None,
     report: Callable[[Moment], None] | None = None,
     device: str = "cpu",
@@ -99,7 +154,10 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
         training: steps, patches, rates, seed.
         checkpoint: file to resume from if it exists, and to save to.
         start: weights to start from, by name; random ones if None.
-        validation: cases whose loss is looked at now and then; they teach nothing.
+        validation: cases that are looked at now and then; they teach nothing, but choose the
+            step whose weights are kept.
+        recipe: how the cases were prepared; None: as by default.
+        tiling: how whole validation cases are cut; None: as by default.
         report: called every 20 steps.
         device: ``cpu`` or ``cuda``.
         workers: processes that draw patches ahead of the network; 1: this one draws them.
@@ -123,12 +181,14 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
     }
     if checkpoint.is_file():
         _resume(state, checkpoint, settings)
-    looked_at: list[Batch] = []
-    if validation:
-        looked_at.extend(
-            drawn_ahead(validation, training, range(VALIDATION_BATCHES), workers, device)
-        )
-    started, first, checked = time.monotonic(), state.step, None
+    coming = range(VALIDATION_BATCHES if validation else 0)
+    held_out = HeldOut(
+        tuple(drawn_ahead(validation, training, coming, workers, device)),
+        spread(validation, training.validation_cases),
+        recipe or Recipe(),
+        tiling or Tiling(),
+    )
+    started, first = time.monotonic(), state.step
     last = training.steps if until is None else min(until, training.steps)
     each = training.accumulate
     coming = range(state.step * each, last * each)
@@ -139,20 +199,48 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
             state.losses.append(_advance(state, batches, training, device))
         except RunError as error:
             raise _kept_for_you(error, batches, state.step, checkpoint) from error
-        if looked_at and state.step % training.validate_every == 0:
-            checked = validation_loss(state.network, looked_at, training, device)
-            state.checked[state.step] = checked
+        if validation and _is_looked_at(state.step, training):
+            _look(state, held_out, training, device)
         if state.step % training.checkpoint_every == 0 or state.step == last:
             _save(state, checkpoint, settings)
             _write_log(state, training, checkpoint.with_name(LOG_NAME))
         if report and (state.step % 20 == 0 or state.step == first + 1):
             recent = state.losses[-20:]
             mean = sum(recent) / len(recent)
-            report(Moment(state.step, training.steps, mean, time.monotonic() - started, checked))
+            seen = state.checked[max(state.checked)] if state.checked else None
+            report(Moment(state.step, training.steps, mean, time.monotonic() - started, seen))
+    if training.keep == "best" and state.best:
+        state.average.load_state_dict(state.best.weights)
     first_after = training.steps * each
     after = range(first_after, first_after + SETTLING_BATCHES)
     settling = drawn_ahead(cases, training, after, workers, device)
     return _settle(state.average, settling, training, device)
+
+
+def _is_looked_at(step: int, training: Training) -> bool:
+    return step % training.validate_every == 0 or step == training.steps
+
+
+def _look(state: State, held_out: HeldOut, training: Training, device: str) -> None:
+    """Look at validation cases, and keep the averaged weights if they found most so far.
+
+    Of equals the later are kept. In whole cases the average is looked at, with the statistics
+    for normalisation that the current weights have.
+    """
+    loss = validation_loss(state.network, held_out.batches, training, device)
+    state.checked[state.step] = Checked(loss)
+    if not held_out.cases:
+        return
+    for mean, value in zip(state.average.buffers(), state.network.buffers(), strict=True):
+        mean.copy_(value)
+    engine = TorchEngine(
+        "training", state.average.eval(), torch.device(device), training.precision == "bf16"
+    )
+    seen = look(engine, held_out.cases, held_out.recipe, held_out.tiling)
+    state.checked[state.step] = Checked(loss, seen.f1, seen.sensitivity, seen.false_positives)
+    if state.best is None or seen.f1 >= state.best.f1:
+        weights = {name: tensor.clone() for name, tensor in state.average.state_dict().items()}
+        state.best = Best(state.step, seen.f1, weights)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -255,15 +343,16 @@ def _kept_for_you(
 
 
 def _write_log(state: State, training: Training, path: Path) -> None:
-    """Every step's rate and loss, and the validation loss where it was looked at."""
+    """Every step's rate and loss, and what was seen of validation cases where it was."""
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["step", "learning_rate", "loss", "validation_loss"])
+        writer.writerow(LOG_HEADER)
         for step, loss in enumerate(state.losses, start=1):
-            checked = state.checked.get(step)
-            rate = learning_rate(training, step - 1)
-            shown = "" if checked is None else f"{checked:.6g}"
-            writer.writerow([step, f"{rate:.6g}", f"{loss:.6g}", shown])
+            numbers = [learning_rate(training, step - 1), loss]
+            if step in state.checked:
+                numbers.extend(vars(state.checked[step]).values())
+            shown = ["" if math.isnan(number) else f"{number:.6g}" for number in numbers]
+            writer.writerow([step, *shown, *[""] * (len(LOG_HEADER) - 1 - len(shown))])
 
 
 def learning_rate(training: Training, step: int) -> float:
@@ -334,7 +423,8 @@ def _save(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None:
                 "settings": dict(settings),
                 "step": state.step,
                 "losses": state.losses,
-                "checked": state.checked,
+                "checked": {step: vars(seen) for step, seen in state.checked.items()},
+                "best": state.best and vars(state.best),
                 "network": state.network.state_dict(),
                 "average": state.average.state_dict(),
                 "optimiser": state.optimiser.state_dict(),
@@ -345,7 +435,6 @@ def _save(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None:
 
 def _resume(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None:
     saved: dict[str, Any] = torch.load(checkpoint, weights_only=True)
-    saved["settings"]["training"] = {**SINCE, **saved["settings"]["training"]}
     if saved["settings"] != settings:
         raise ConfigError(
             f"{checkpoint.name}: holds a run of other settings or cases; "
@@ -355,7 +444,8 @@ def _resume(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None
     state.average.load_state_dict(saved["average"])
     state.optimiser.load_state_dict(saved["optimiser"])
     state.step, state.losses = saved["step"], saved["losses"]
-    state.checked = saved.get("checked", {})
+    state.checked = {step: Checked(**seen) for step, seen in saved["checked"].items()}
+    state.best = saved["best"] and Best(**saved["best"])
 
 
 def weights_of(network: UNet) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ from brainmets.training.loop import LOG_NAME, Moment, settle_precision, train, w
 from brainmets.training.report import write_report
 from brainmets.training.split import patient_of, read_split, sides
 from brainmets.training.store import ENTRIES, PreparedCase, is_prepared, open_entry, read_index
+from brainmets.training.validation import look
 
 if TYPE_CHECKING:
     from brainmets.evaluation.case import CaseScores
@@ -40,11 +41,6 @@ if TYPE_CHECKING:
 VALIDATION_EVERY = 6
 """Without a stated split, every sixth case is kept from training to choose the rule."""
 EXAMPLE_SIDE = 64
-UNTUNED = (
-    "a default, chosen on no scan: the model was trained from a prepared cohort; "
-    "choose its rule with brainmets tune"
-)
-"""What the card says of the decision rule where there were no scans to choose it on."""
 TargetLabels = tuple[int, ...] | None
 LIMITS = (
     "Research software, not a medical device. Small lesions are missed; vessels, dura, "
@@ -311,8 +307,8 @@ def train_model(
     )
     network = train(
         prepared, plan.architecture, plan.settings, work / "checkpoint.pt",
-        start=begin,
-        validation=held_out, report=tell.training, device=device, workers=workers, until=until,
+        start=begin, validation=held_out, recipe=plan.recipe, tiling=plan.tiling,
+        report=tell.training, device=device, workers=workers, until=until,
     )  # fmt: skip
     weights = {name: tensor.numpy() for name, tensor in weights_of(network).items()}
     bundle = Bundle(
@@ -321,7 +317,7 @@ def train_model(
     )  # fmt: skip
     engine = torch_engine(bundle, device)
     ended = {} if until is None else {"ended_at_step": min(until, plan.settings.steps)}
-    tuned, figures = _tuned(plan, bundle, engine, tell)
+    tuned, figures = _tuned(plan, bundle, engine, tell, held_out)
     card = {**plan.card, "limits": LIMITS, **_history(plan), **figures, **from_encoder, **ended}
     write(replace(tuned, card=card, example=_example(prepared, engine)), out)
     bundle = read(out)
@@ -348,11 +344,22 @@ def _prepared(
 
 
 def _tuned(
-    plan: Plan, bundle: Bundle, engine: Engine, tell: Listeners
+    plan: Plan,
+    bundle: Bundle,
+    engine: Engine,
+    tell: Listeners,
+    held_out: Sequence[PreparedCase],
 ) -> tuple[Bundle, dict[str, Any]]:
     """The bundle with its decision rule, and what the card says of its quality."""
     if plan.prepared:
-        return bundle, {"decision_rule": UNTUNED}
+        seen = look(engine, held_out, plan.recipe, plan.tiling, tell.validating)
+        said = (
+            f"chosen on {seen.cases} prepared validation cases with {seen.lesions} lesions, for "
+            f"lesion F1, which is {seen.f1:.3f} there (sensitivity {seen.sensitivity:.3f}, "
+            f"{seen.false_positives:.2f} false positives per scan); brainmets tune chooses it on "
+            "scans, and measures"
+        )
+        return replace(bundle, rule=seen.rule), {"decision_rule": said}
     from brainmets.pipeline import Model
     from brainmets.training.tune import tune_rule
 
@@ -459,7 +466,7 @@ def retune(
     scores = _scores(validation, test or Cohort(()), tuned, tell, target_labels)
     before = bundle.card.get("cases", {})
     cases = {**before, "validation": len(validation), "test": len(test or ())}
-    kept = {name: said for name, said in bundle.card.items() if said != UNTUNED}
+    kept = {name: said for name, said in bundle.card.items() if name != "decision_rule"}
     write(replace(tuned.bundle, name=out.stem, card={**kept, "cases": cases, **scores}), out)
     return read(out)
 

@@ -79,4 +79,5 @@ def _history(log: Path) -> "History":
         tuple(float(row["loss"]) for row in rows),
         tuple(float(row["learning_rate"]) for row in rows),
         {int(r["step"]): float(r["validation_loss"]) for r in rows if r["validation_loss"]},
+        {int(r["step"]): float(r["lesion_f1"]) for r in rows if r["lesion_f1"]},
     )
