@@ -89,6 +89,17 @@ def test_every_simulated_lesion_is_found_where_it_is_and_nothing_else():
         assert lesion.side == ("right" if ball.centre_ras_mm[0] > 0 else "left")
 
 
+def test_a_temperature_changes_what_is_told_and_nothing_that_is_outlined():
+    plain = plain_report()
+    cooler = replace(MODEL, bundle=replace(MODEL.bundle, temperature=2.0))
+    told = analyse(scan_of(head().scan), model=cooler)
+    np.testing.assert_array_equal(told.mask.data, plain.mask.data)
+    assert_told = zip(told.lesions, plain.lesions, strict=True)
+    assert all(one.mean_probability < other.mean_probability for one, other in assert_told)
+    assert told.probability.data.max() < plain.probability.data.max()
+    assert told.provenance["options"]["temperature"] == 2.0
+
+
 def test_a_head_without_lesions_gives_none():
     report = analyse(scan_of(stripped_head(coarse_grid()).scan), model=coarse_model())
     assert report.lesions == ()

@@ -10,7 +10,7 @@ import brainmets
 from brainmets.cohort import Scan, stem
 from brainmets.config import to_mapping
 from brainmets.errors import ConfigError
-from brainmets.inference.predict import predict
+from brainmets.inference.predict import calibrated, predict
 from brainmets.io import images, nifti
 from brainmets.lesions import components, find, measure
 from brainmets.network import bundle as bundles
@@ -80,13 +80,15 @@ def load_model(
 
 def largest_tile(bundle: Bundle, engine: str, max_memory_gb: float) -> int:
     """Voxels that a tile may have, for the network to take half of the memory at most."""
-    return int(max_memory_gb * 1e9 / 2 / bytes_per_voxel(bundle.architecture, engine))
+    each = bytes_per_voxel(bundle.architecture, engine) * bundle.networks
+    return int(max_memory_gb * 1e9 / 2 / each)
 
 
 def _require_memory(bundle: Bundle, engine: str, largest: int, max_memory_gb: float) -> None:
     cube = bundle.tiling.tile_vox**3
     if largest < cube:
-        least = cube * 2 * bytes_per_voxel(bundle.architecture, engine) / 1e9
+        each = bytes_per_voxel(bundle.architecture, engine) * bundle.networks
+        least = cube * 2 * each / 1e9
         raise ConfigError(
             f"{max_memory_gb:g} GB is too little for {bundle.name} on {engine}; allow at least "
             f"{math.ceil(10 * least) / 10:g} GB"
@@ -145,6 +147,7 @@ def analyse(
     probability = restore(tiles, prepared)
     told("lesions", 0, 1)
     mask = find(probability, model.bundle.rule)
+    probability = calibrated(probability, model.bundle.temperature)
     lesions = measure(mask, probability=probability, brain=brain.mask)
     checks = (*check_scan(scan), check_contrast(scan, brain.mask), *brain_checks(brain))
     provenance = _provenance(brain, model)
@@ -206,6 +209,7 @@ def _provenance(brain: Brain | None = None, model: Model | None = None) -> Mappi
         values["decision_rule"] = to_mapping(bundle.rule)
         values["options"] = {
             "tiling": to_mapping(bundle.tiling), "largest_tile_vox": model.largest_vox,
+            "temperature": bundle.temperature,
         }  # fmt: skip
         values["engine"] = model.engine.name
     return values

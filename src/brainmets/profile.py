@@ -33,7 +33,7 @@ def network_line(engine: Timed, bundle: Bundle) -> str:
     if not engine.tiles:
         return "network: no tile was run"
     operations = floating_point_operations(bundle.architecture, (engine.voxels,))
-    rate = operations / engine.seconds
+    rate = operations * bundle.networks / engine.seconds
     precision = "bf16" if "bfloat16" in engine.name else "f32"
     most = matrix_rate(precision)
     return (

@@ -385,7 +385,8 @@ def test_control_c_stops_with_the_usual_status(run, monkeypatch):
 @pytest.mark.parametrize(
     "command",
     ["", "predict", "measure", "simulate", "train", "evaluate", "stress", "demo", "models",
-     "models list", "models info", "models verify", "models fetch", "models train-extractor"],
+     "models list", "models info", "models verify", "models combine", "models fetch",
+     "models train-extractor"],
 )  # fmt: skip
 def test_every_command_explains_itself(run, command):
     code, out, _ = run(*command.split(), "--help")
@@ -528,6 +529,28 @@ def test_models_are_listed_described_and_verified(run, model_file):
     code, text, err = run("models", "verify", model_file, "--device", "cpu")
     assert code == 0, err
     assert "hashes match" in text
+
+
+def test_models_are_combined_verified_and_used(run, tmp_path, model_file, scan):
+    bundle = bundles.read(model_file)
+    weights = {k: v * np.float16(0.9) for k, v in bundle.weights.items()}
+    other = tmp_path / "other.brainmets"
+    bundles.write(Bundle(**{**bundle.__dict__, "weights": weights}), other)
+    whole = tmp_path / "whole.brainmets"
+    code, text, err = run("models", "combine", model_file, other, "-o", whole)
+    assert code == 0, err
+    assert "of 2 networks" in text
+    code, text, _ = run("models", "info", whole)
+    assert json.loads(text)["networks"] == 2
+    code, _, err = run("predict", scan, "--model", whole, "-o", tmp_path / "out", "--device", "cpu")
+    assert code == 0, err
+    same = run("models", "combine", model_file, model_file, "-o", tmp_path / "x.brainmets")
+    require_one_error(same, 2, "the same weights")
+    unlike = run("models", "combine", model_file, "starter", "-o", tmp_path / "x.brainmets")
+    require_one_error(unlike, 2, "starter has another architecture")
+    begun = run("train", tmp_path, "--start", whole, "-o", tmp_path / "x.brainmets")
+    require_one_error(begun, 2, "averages 2 networks")
+    assert not (tmp_path / "x.brainmets").exists()
 
 
 def test_a_model_that_computes_otherwise_is_found_out(run, tmp_path, model_file):

@@ -6,13 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
+from scipy import special
 
 from brainmets.config import Tiling
 from brainmets.errors import RunError
-from brainmets.inference.predict import predict
+from brainmets.inference.predict import calibrated, predict
 from brainmets.inference.tiles import gaussian_weights
 from brainmets.preprocess.prepare import Prepared, bounding_box
-from brainmets.volume import Volume
+from brainmets.volume import Grid, Volume
 from phantoms import make_grid
 
 few = settings(max_examples=30, deadline=None)
@@ -172,3 +173,16 @@ def test_the_same_scan_twice_gives_the_same_answer():
 def test_an_engine_that_breaks_its_word_is_reported(engine):
     with pytest.raises(RunError, match="the network returned"):
         predict(prepared((32, 32, 32)), engine, Tiling(32))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_calibrated_probabilities_have_their_log_odds_divided(temperature):
+    said = np.linspace(0, 1, 1001, dtype=np.float32)[:, None, None]
+    volume = Volume(said, Grid((1001, 1, 1), np.eye(4)))
+    found = calibrated(volume, temperature).data
+    inner = said[1:-1]
+    expected = special.expit(special.logit(inner.astype(float)) / temperature)
+    np.testing.assert_allclose(found[1:-1], expected, rtol=1e-5)
+    assert (found[0], found[500], found[-1]) == (0, 0.5, 1)
+    assert (np.diff(found[:, 0, 0]) >= 0).all()
+    assert found.dtype == np.float32

@@ -12,7 +12,16 @@ from safetensors.numpy import save
 from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
 from brainmets.errors import BundleError
 from brainmets.network import bundle as bundles
-from brainmets.network.bundle import CARD, EXAMPLE, SCHEMA, WEIGHTS, Bundle, find, read, write
+from brainmets.network.bundle import (
+    CARD,
+    EXAMPLE,
+    SCHEMA_ENSEMBLE,
+    WEIGHTS,
+    Bundle,
+    find,
+    read,
+    write,
+)
 
 
 def make_bundle():
@@ -172,11 +181,28 @@ def test_a_value_out_of_range_is_refused(path):
         read(path)
 
 
-@pytest.mark.parametrize("schema", [SCHEMA + 1, 0, None, "1"])
+@pytest.mark.parametrize("schema", [SCHEMA_ENSEMBLE + 1, 0, None, "1"])
 def test_another_schema_is_refused(path, schema):
     rewritten(path, schema=schema)
     with pytest.raises(BundleError, match="schema"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": 0}, {"temperature": "1"}, {"networks": 0}, {"networks": 1.5}]
+)
+def test_numbers_that_make_no_sense_are_refused(path, wrong):
+    rewritten(path, **wrong)
+    with pytest.raises(BundleError, match=next(iter(wrong))):
+        read(path)
+
+
+def test_a_temperature_is_kept_and_changes_the_identity(path):
+    one = read(path)
+    write(replace(one, temperature=1.5), path)
+    assert read(path).temperature == 1.5
+    assert read(path).identity != one.identity
+    assert replace(read(path), temperature=1.0).identity == one.identity
 
 
 @pytest.mark.parametrize("gone", [WEIGHTS, EXAMPLE, CARD, "recipe", "weights_sha256", "name"])

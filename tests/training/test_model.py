@@ -27,7 +27,7 @@ from brainmets.training.model import (
     split,
     train_model,
 )
-from brainmets.training.tune import tune_rule
+from brainmets.training.tune import tune
 from training_cases import write_case
 
 
@@ -207,7 +207,8 @@ def test_retuning_changes_rule_and_figures_alone(cohort, tmp_path, monkeypatch):
     assert after.weights.keys() == before.weights.keys()
     for name, tensor in before.weights.items():
         np.testing.assert_array_equal(after.weights[name], tensor)
-    assert after.rule == tune_rule(plan.test, Model(before, torch_engine(before, "cpu")))
+    chosen = tune(plan.test, Model(before, torch_engine(before, "cpu")))
+    assert (after.rule, after.temperature) == (chosen.rule, chosen.temperature)
     results = after.card["results"]
     assert results["validation (rule chosen on it)"]["lesions"] == 2
     assert results["test"]["cases"] == len(plan.validation)

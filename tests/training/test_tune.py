@@ -23,7 +23,9 @@ from brainmets.training.tune import (
     probability_of,
     reference_of,
     score_cohort,
-    tune_rule,
+)
+from brainmets.training.tune import (
+    tune as choose,
 )
 from brainmets.volume import Volume
 from phantoms import Ball, make_grid
@@ -100,7 +102,7 @@ def tuned(pairs, monkeypatch, **options):
     with monkeypatch.context() as patch:
         patch.setattr(tune, "probability_of", lambda case, _model: pairs[int(case.case_id)][0])
         patch.setattr(tune, "reference_of", lambda case, _labels: pairs[int(case.case_id)][1])
-        return tune_rule(Cohort(tuple(cases)), None, **options)
+        return choose(Cohort(tuple(cases)), None, **options).rule
 
 
 @settings(max_examples=3, deadline=None, derandomize=True)
@@ -176,7 +178,7 @@ def cohort(tmp_path_factory):
 def test_tunes_on_files_as_on_arrays(cohort):
     pairs = [(probability_of(case, model()), reference_of(case)) for case in cohort]
     told = []
-    rule = tune_rule(cohort, model(), lambda *step: told.append(step))
+    rule = choose(cohort, model(), lambda *step: told.append(step)).rule
     assert rule == brute_force(pairs)[0]
     assert told == [(1, 2), (2, 2)]
 

@@ -1,7 +1,7 @@
 """The commands ``brainmets models …``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,7 +45,8 @@ def model_info(name: Annotated[str, typer.Argument(help="A name or a .brainmets 
 
     bundle = read(find(name))
     parts = ("architecture", "recipe", "tiling", "rule")
-    settings = {part: to_mapping(getattr(bundle, part)) for part in parts}
+    settings: dict[str, Any] = {part: to_mapping(getattr(bundle, part)) for part in parts}
+    settings |= {"networks": bundle.networks, "temperature": bundle.temperature}
     card = {"name": bundle.name, "sha256": bundle.sha256, **settings, "card": dict(bundle.card)}
     typer.echo(json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False))
 
@@ -70,6 +71,25 @@ def verify_model(
         f"{loaded.bundle.name}: hashes match; largest difference in probability "
         f"{difference:.1e} on {loaded.engine.name}"
     )
+
+
+@models.command("combine")
+def combine_models(
+    names: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Two or more: names or files.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .brainmets file to write.")],
+) -> None:
+    """Make one model that averages the probabilities of several, as of the folds of a cohort."""
+    from brainmets.network.bundle import find, read, write
+    from brainmets.network.ensemble import combine
+    from brainmets.network.torch_engine import torch_engine
+
+    bundles = [read(find(name)) for name in names]
+    whole = combine(bundles, out.stem, lambda bundle: torch_engine(bundle, "cpu"))
+    write(whole, out)
+    typer.echo(f"model: {out}, of {whole.networks} networks; its decision rule is")
+    typer.echo(whole.card["decision_rule"])
 
 
 @models.command("fetch")

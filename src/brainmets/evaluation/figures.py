@@ -218,6 +218,24 @@ def rate_figure(rates: Sequence[float]) -> str:
     return _svg(plot)
 
 
+def reliability_figure(calibration: Mapping[str, Any]) -> str:
+    """Share of lesion against the probability told, as the network gives it and calibrated."""
+
+    def plot(axes: "Axes") -> None:
+        axes.plot([0, 1], [0, 1], "--", color=SOFT, linewidth=0.8, label="as it should be")
+        drawn = (("as_it_comes", OTHER, "as it comes"), ("calibrated", MAIN, "calibrated"))
+        for key, color, words in drawn:
+            bins = calibration[key]["bins"]
+            axes.plot(
+                [row["mean_probability"] for row in bins], [row["share"] for row in bins], "o-",
+                color=color, markersize=4, label=words,
+            )  # fmt: skip
+        axes.set(xlabel="probability told", ylabel="share of lesion", xlim=(0, 1), ylim=(0, 1))
+        axes.legend(loc="upper left")
+
+    return _svg(plot)
+
+
 def found_figure(f1: Mapping[int, float]) -> str:
     """Lesion F1 in whole validation cases by step, the best marked."""
 

@@ -4,7 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from brainmets.evaluation.figures import curve_figure, found_figure, rate_figure
+from brainmets.evaluation.figures import (
+    curve_figure,
+    found_figure,
+    rate_figure,
+    reliability_figure,
+)
 from brainmets.evaluation.lesionwise import SIZE_BINS
 from brainmets.evaluation.page import environment, svg_uri
 
@@ -71,6 +76,8 @@ def render(
         "rate": rate_figure(history.rates),
         **({"found": found_figure(history.found)} if history.found else {}),
     }
+    if "calibration" in card:
+        figures["reliability"] = reliability_figure(card["calibration"])
     results = card.get("results", {})
     shown = list(results)[-1] if results else None  # the test, if there is one
     sizes = card.get("sensitivity_by_size", {})

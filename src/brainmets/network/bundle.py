@@ -7,9 +7,10 @@ machine can check that it computes the same.
 
 import hashlib
 import json
+import math
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from brainmets.errors import BrainmetsError, BundleError, ConfigError
 from brainmets.io.storage import whole_file
 
 SUFFIX = ".brainmets"
-SCHEMA = 1
+SCHEMA, SCHEMA_ENSEMBLE = 1, 2
+"""Of one network, which every version reads, and of several."""
 MOST_BYTES = 4_000_000_000
 WEIGHTS, CARD, EXAMPLE = "weights.safetensors", "card.json", "example.safetensors"
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -43,6 +45,9 @@ class Bundle:
         weights: name → array, as float16 or float32.
         example: ``input`` (X, Y, Z) and the ``output`` probabilities of the same shape.
         card: what it was trained on, results, limits, licence; free text and numbers.
+        temperature: what log odds are divided by before a probability is told; outlines are
+            those of the probabilities as they come from the network.
+        networks: how many networks' weights it holds; their probabilities are averaged.
         sha256: of the weights' file inside the bundle; empty until written.
     """
 
@@ -55,13 +60,39 @@ class Bundle:
     example: Tensors = field(repr=False)
     card: Mapping[str, Any] = field(default_factory=dict, repr=False)
     sha256: str = ""
+    temperature: float = 1.0
+    networks: int = 1
+
+    def members(self) -> tuple["Bundle", ...]:
+        """Each of its networks as a bundle of its own, without example; itself if it is one."""
+        if self.networks == 1:
+            return (self,)
+        parts: list[dict[str, npt.NDArray[Any]]] = [{} for _ in range(self.networks)]
+        for name, values in self.weights.items():
+            number, _, tensor = name.partition("/")
+            if not (number.isdecimal() and int(number) < self.networks and tensor):
+                raise BundleError(
+                    f"{self.name}: tensor {name!r} belongs to none of {self.networks} networks"
+                )
+            parts[int(number)][tensor] = values
+        return tuple(
+            replace(self, name=f"{self.name} {number}", weights=part, example={}, networks=1)
+            for number, part in enumerate(parts, start=1)
+        )
 
     @property
     def identity(self) -> str:
         """SHA-256 of everything a result is a function of: weights, settings and card."""
         settings = (self.architecture, self.recipe, self.tiling, self.rule)
-        parts = [self.name, self.sha256, *map(to_mapping, settings), dict(self.card)]
+        parts: list[Any] = [self.name, self.sha256, *map(to_mapping, settings), dict(self.card)]
+        if self.temperature != 1:
+            parts.append(self.temperature)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def member_name(number: int, tensor: str) -> str:
+    """Name of a tensor of one of several networks; the first is 0."""
+    return f"{number}/{tensor}"
 
 
 def write(bundle: Bundle, path: Path) -> None:
@@ -75,12 +106,14 @@ def write(bundle: Bundle, path: Path) -> None:
     )
     example = save({k: np.asarray(v, order="C") for k, v in sorted(bundle.example.items())})
     card = {
-        "schema": SCHEMA,
+        "schema": SCHEMA if bundle.networks == 1 else SCHEMA_ENSEMBLE,
         "name": bundle.name,
         "architecture": to_mapping(bundle.architecture),
         "recipe": to_mapping(bundle.recipe),
         "tiling": to_mapping(bundle.tiling),
         "decision_rule": to_mapping(bundle.rule),
+        "temperature": bundle.temperature,
+        "networks": bundle.networks,
         "card": dict(bundle.card),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "example_sha256": hashlib.sha256(example).hexdigest(),
@@ -123,8 +156,10 @@ def _unpack(path: Path) -> tuple[Mapping[str, Any], bytes, bytes]:
 
 
 def _assemble(card: Mapping[str, Any], weights: bytes, example: bytes) -> Bundle:
-    if card.get("schema") != SCHEMA:
-        raise BundleError(f"schema {card.get('schema')}, expected {SCHEMA}; update brainmets")
+    if card.get("schema") not in (SCHEMA, SCHEMA_ENSEMBLE):
+        raise BundleError(
+            f"schema {card.get('schema')}, expected {SCHEMA} or {SCHEMA_ENSEMBLE}; update brainmets"
+        )
     for content, key in ((weights, "weights_sha256"), (example, "example_sha256")):
         if hashlib.sha256(content).hexdigest() != card[key]:
             raise BundleError("contents differ from their SHA-256; the file was changed")
@@ -143,7 +178,21 @@ def _assemble(card: Mapping[str, Any], weights: bytes, example: bytes) -> Bundle
         example=proof,
         card=card["card"],
         sha256=card["weights_sha256"],
+        temperature=_positive(card.get("temperature", 1.0)),
+        networks=_counted(card.get("networks", 1)),
     )
+
+
+def _positive(temperature: Any) -> float:
+    if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
+        raise BundleError(f"temperature {temperature!r}, expected a number above 0")
+    return float(temperature)
+
+
+def _counted(networks: Any) -> int:
+    if not (isinstance(networks, int) and networks >= 1):
+        raise BundleError(f"networks {networks!r}, expected a whole number of 1 or more")
+    return networks
 
 
 def _require_example(example: Tensors) -> None:

@@ -12,6 +12,7 @@ from brainmets.errors import BrainmetsError, ConfigError
 from brainmets.network import openvino_engine
 from brainmets.network.bundle import Bundle
 from brainmets.network.engines import Engine, Tile, verify
+from brainmets.network.ensemble import Averaged
 
 ENGINES = ("auto", "torch", "openvino")
 LOG = logging.getLogger(__name__)
@@ -110,11 +111,14 @@ def choose_engine(bundle: Bundle, wanted: Wanted, *, prove: bool = True) -> tupl
 _FLOAT32 = Wanted("torch", "cpu", "f32")
 
 
-def _prove(bundle: Bundle, engine: openvino_engine.OpenVinoEngine) -> None:
+def _prove(bundle: Bundle, engine: Engine) -> None:
     """Run the example, and keep on record that it came out right."""
-    if bundle.example and not engine.compiled.is_proved():
+    parts = engine.engines if isinstance(engine, Averaged) else (engine,)
+    kept = [part.compiled for part in parts if isinstance(part, openvino_engine.OpenVinoEngine)]
+    if bundle.example and not all(network.is_proved() for network in kept):
         verify(bundle, engine)
-        engine.compiled.note_proof()
+        for network in kept:
+            network.note_proof()
 
 
 def _library(wanted: Wanted) -> tuple[str, str]:

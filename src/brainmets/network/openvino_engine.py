@@ -26,7 +26,8 @@ from brainmets.errors import BrainmetsError, ConfigError
 from brainmets.io.download import cache_folder
 from brainmets.io.storage import whole_file
 from brainmets.network.bundle import Bundle
-from brainmets.network.engines import Tile
+from brainmets.network.engines import Engine, Tile
+from brainmets.network.ensemble import engine_of
 
 PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}
 GRAPHS = 2
@@ -192,8 +193,10 @@ class OpenVinoEngine:
 
 def openvino_engine(
     bundle: Bundle, precision: str = "auto", *, folder: Path | None = None
-) -> OpenVinoEngine:
-    """The bundle's network on OpenVINO; it is compiled when the first tile comes.
+) -> Engine:
+    """The bundle's network on OpenVINO, or the mean of its networks.
+
+    It is compiled when the first tile comes.
 
     Args:
         bundle: the model.
@@ -210,9 +213,15 @@ def openvino_engine(
         expected = ", ".join(("auto", *PRECISIONS))
         raise ConfigError(f"precision {precision!r}; expected one of {expected}")
     core()
-    identity = weights_identity(bundle)
-    compiled = Compiled(lambda shape: unet_graph(bundle, shape), identity, chosen, folder)
-    return OpenVinoEngine(f"openvino cpu {PRECISIONS[chosen]}", compiled)
+
+    def make(member: Bundle) -> OpenVinoEngine:
+        """One network."""
+        compiled = Compiled(
+            lambda shape: unet_graph(member, shape), weights_identity(member), chosen, folder
+        )
+        return OpenVinoEngine(f"openvino cpu {PRECISIONS[chosen]}", compiled)
+
+    return engine_of(bundle, make)
 
 
 def weights_identity(bundle: Bundle) -> str:

@@ -7,7 +7,8 @@ import torch
 
 from brainmets.errors import BundleError, ConfigError
 from brainmets.network.bundle import Bundle
-from brainmets.network.engines import Tile
+from brainmets.network.engines import Engine, Tile
+from brainmets.network.ensemble import engine_of
 from brainmets.network.unet import UNet
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -42,7 +43,7 @@ class TorchEngine:
 
 
 def build(bundle: Bundle) -> UNet:
-    """The bundle's network with its weights, in evaluation mode.
+    """The weights of a bundle's only network, in evaluation mode.
 
     Raises:
         BundleError: a tensor is missing, superfluous, of another shape, or not finite.
@@ -79,8 +80,8 @@ def choose_device(device: str) -> torch.device:
     return torch.device("cuda" if available and device != "cpu" else "cpu")
 
 
-def torch_engine(bundle: Bundle, device: str = "auto", precision: str = "auto") -> TorchEngine:
-    """The bundle's network on a device.
+def torch_engine(bundle: Bundle, device: str = "auto", precision: str = "auto") -> Engine:
+    """The bundle's network on a device, or the mean of its networks.
 
     Args:
         bundle: the model.
@@ -94,7 +95,12 @@ def torch_engine(bundle: Bundle, device: str = "auto", precision: str = "auto") 
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
     chosen = choose_device(device)
-    network = build(bundle).to(chosen, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     rounded = precision == "bf16"
     name = f"torch {chosen.type} {'bfloat16' if rounded else 'float32'}"
-    return TorchEngine(name, network, chosen, rounded)
+
+    def make(member: Bundle) -> TorchEngine:
+        """One network."""
+        network = build(member).to(chosen, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        return TorchEngine(name, network, chosen, rounded)
+
+    return engine_of(bundle, make)

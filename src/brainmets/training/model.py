@@ -37,6 +37,7 @@ from brainmets.training.validation import look
 if TYPE_CHECKING:
     from brainmets.evaluation.case import CaseScores
     from brainmets.pipeline import Model
+    from brainmets.training.tune import Tuned
 
 VALIDATION_EVERY = 6
 """Without a stated split, every sixth case is kept from training to choose the rule."""
@@ -165,6 +166,10 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
     if start and encoder:
         raise ConfigError("a model and an encoder to start from; give one of the two")
     begun = read(find(start)) if start else None
+    if begun and begun.networks > 1:
+        raise ConfigError(
+            f"{begun.name} averages {begun.networks} networks; start from a model of one"
+        )
     recipe = begun.recipe if begun else Recipe()
     labels = tuple(sorted(target_labels)) if target_labels else None
     prepared = is_prepared(cohort)
@@ -361,12 +366,33 @@ def _tuned(
         )
         return replace(bundle, rule=seen.rule), {"decision_rule": said}
     from brainmets.pipeline import Model
-    from brainmets.training.tune import tune_rule
+    from brainmets.training.tune import tune
 
     model, labels = Model(bundle, engine), plan.target_labels
-    rule = tune_rule(plan.validation, model, tell.validating, target_labels=labels)
-    tuned = replace(model, bundle=replace(bundle, rule=rule))
-    return tuned.bundle, _scores(plan.validation, plan.test, tuned, tell, labels)
+    chosen = tune(plan.validation, model, tell.validating, target_labels=labels)
+    changed = replace(bundle, rule=chosen.rule, temperature=chosen.temperature)
+    scores = _scores(plan.validation, plan.test, replace(model, bundle=changed), tell, labels)
+    return changed, {**scores, "calibration": _calibration(chosen)}
+
+
+def _calibration(chosen: "Tuned") -> dict[str, Any]:
+    """What probabilities meant on the cases that the temperature was chosen on."""
+    from brainmets.evaluation.calibration import expected_error, reliability_at
+
+    said: dict[str, Any] = {"temperature": chosen.temperature}
+    for name, temperature in (("as_it_comes", 1.0), ("calibrated", chosen.temperature)):
+        counted = reliability_at(chosen.odds, temperature)
+        rows = list(zip(counted.voxels, counted.lesion, counted.probability, strict=True))
+        error = expected_error(*(np.array(column) for column in zip(*rows, strict=True)))
+        said[name] = {
+            "expected_error": _rounded(float(error)),
+            "bins": [
+                {"voxels": int(n), "mean_probability": round(p / n, 4), "share": round(k / n, 4)}
+                for n, k, p in rows
+                if n
+            ],
+        }
+    return said
 
 
 def _beginning(plan: Plan) -> tuple[Mapping[str, Tensor] | None, dict[str, Any]]:
@@ -434,7 +460,9 @@ def retune(
     device: str = "cpu",
     listeners: Listeners | None = None,
 ) -> Bundle:
-    """Choose a model's decision rule anew, on other validation cases; its weights stay.
+    """Choose a model's decision rule and temperature anew, on other validation cases.
+
+    Its weights stay.
 
     Args:
         bundle: the model.
@@ -442,7 +470,7 @@ def retune(
         validation: cases with masks on which the rule is chosen.
         test: cases for the card's figures.
         target_labels: labels of the reference masks that are lesion; None: all above 0.
-        false_positives: see :func:`brainmets.training.tune.tune_rule`.
+        false_positives: see :func:`brainmets.training.tune.tune`.
         device: ``auto``, ``cpu`` or ``cuda``.
         listeners: progress.
 
@@ -451,23 +479,31 @@ def retune(
         WriteError: ``out`` cannot be written to.
     """
     from brainmets.pipeline import Model
-    from brainmets.training.tune import tune_rule
+    from brainmets.training.tune import tune
 
     if not len(validation):
         raise CohortError("no case with a mask to choose the decision rule on")
     require_writable(out.parent)
     tell = listeners or Listeners()
     model = Model(bundle, torch_engine(bundle, choose_device(device).type))
-    rule = tune_rule(
+    chosen = tune(
         validation, model, tell.validating, target_labels=target_labels,
         false_positives=false_positives,
     )  # fmt: skip
-    tuned = replace(model, bundle=replace(bundle, rule=rule))
+    changed = replace(bundle, rule=chosen.rule, temperature=chosen.temperature)
+    tuned = replace(model, bundle=changed)
     scores = _scores(validation, test or Cohort(()), tuned, tell, target_labels)
     before = bundle.card.get("cases", {})
     cases = {**before, "validation": len(validation), "test": len(test or ())}
     kept = {name: said for name, said in bundle.card.items() if name != "decision_rule"}
-    write(replace(tuned.bundle, name=out.stem, card={**kept, "cases": cases, **scores}), out)
+    write(
+        replace(
+            tuned.bundle,
+            name=out.stem,
+            card={**kept, "cases": cases, **scores, "calibration": _calibration(chosen)},
+        ),
+        out,
+    )
     return read(out)
 
 

@@ -1,10 +1,12 @@
-"""Choosing the decision rule on validation cases, the way it will be used."""
+"""Choosing decision rule and temperature on validation cases, the way they will be used."""
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from brainmets.cohort import Case, Cohort
 from brainmets.config import DecisionRule
 from brainmets.errors import CohortError
+from brainmets.evaluation.calibration import OddsCounts, count_odds, fit_temperature, no_odds
 from brainmets.evaluation.case import CaseScores, score
 from brainmets.evaluation.voxel import target
 from brainmets.inference.predict import predict
@@ -48,15 +50,30 @@ def _beside(reference: Volume, found: Volume) -> Volume:
     return on_grid(reference, found.grid, "reference mask and scan")
 
 
-def tune_rule(
+@dataclass(frozen=True)
+class Tuned:
+    """What was chosen.
+
+    Attributes:
+        rule: how probabilities become lesions.
+        temperature: that log odds are divided by before a probability is told.
+        odds: of the cases' voxels, as the network gives them.
+    """
+
+    rule: DecisionRule
+    temperature: float
+    odds: OddsCounts
+
+
+def tune(
     cohort: Cohort,
     model: Model,
     progress: Progress | None = None,
     *,
     target_labels: Labels = None,
     false_positives: float | None = None,
-) -> DecisionRule:
-    """The rule with the best lesion F1, or the most sensitive of few false alarms.
+) -> Tuned:
+    """The rule with the best lesion F1, or the most sensitive of few false alarms; a temperature.
 
     Lesions are found after ``restore``, on the scanner's grid, in tuning as in use. Among
     equals the first of the grid wins: lower thresholds and smaller lesions first.
@@ -70,16 +87,18 @@ def tune_rule(
             None: the best F1. Where no rule has so few, that with the fewest.
     """
     found: dict[float, list[list[Candidate]]] = {low: [] for low in LOWS}
-    truths = 0
+    truths, odds = 0, no_odds()
     for done, case in enumerate(cohort, start=1):
         probability, reference = probability_of(case, model), reference_of(case, target_labels)
         reference = _beside(reference, probability)
         truths += int(reference.data.max())
+        odds += count_odds(reference.with_data(reference.data > 0), probability)
         for low in LOWS:
             found[low].append(candidates(probability, reference, low))
         if progress:
             progress(done, len(cohort))
-    return best_rule(found, truths, false_positives)[0]
+    rule, _ = best_rule(found, truths, false_positives)
+    return Tuned(rule, fit_temperature(odds), odds)
 
 
 def score_cohort(
