@@ -136,6 +136,10 @@ class Training:
             surroundings of each lesion, so that small ones count as large ones do;
             ``"dice+ce+blob"``: and Dice of each lesion with the others left out;
             ``"focal-tversky+ce"``: focal Tversky, which weighs misses more, and cross-entropy.
+        pool: ``"batch"``: the loss is taken over all patches of a batch together; ``"patch"``: of
+            each by itself, and averaged.
+        freeze_statistics: normalise with the statistics that the network started with, instead of
+            those of each batch; for training on from a model with small batches.
         accumulate: batches whose gradients are averaged before a step, in the memory of one.
         schedule: ``"cosine"``: half a cosine; ``"polynomial"``: (1 − share of steps)^0.9, as
             nnU-Net has it; either ends at a hundredth of the peak.
@@ -159,6 +163,8 @@ class Training:
     precision: str = "auto"
     seed: int = 0
     loss: str = "dice+ce"
+    pool: str = "batch"
+    freeze_statistics: bool = False
     accumulate: int = 1
     schedule: str = "cosine"
     recompute: bool = False
@@ -183,6 +189,9 @@ class Training:
         _require(self.validation_cases >= 0, "validation_cases is negative")
         _require(self.keep in ("best", "last"), f"keep is {self.keep!r}, expected 'best' or 'last'")
         _require(self.accumulate >= 1, "accumulate is below 1")
+        _require(
+            self.pool in ("batch", "patch"), f"pool is {self.pool!r}, expected 'batch' or 'patch'"
+        )
         _require(
             self.schedule in SCHEDULES,
             f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}",

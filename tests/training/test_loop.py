@@ -42,10 +42,10 @@ def kill_at(monkeypatch, step):
     """The next run dies when it asks for the batch of ``step``."""
     draw = patches.draw_batch
 
-    def dies(cases, training, number, device):
+    def dies(cases, training, number, device, share=None):
         if number == step and len(cases) > 1:  # a single case is held out
             raise KeyboardInterrupt
-        return draw(cases, training, number, device)
+        return draw(cases, training, number, device, share)
 
     monkeypatch.setattr(patches, "draw_batch", dies)
     return lambda: monkeypatch.setattr(patches, "draw_batch", draw)
@@ -270,7 +270,7 @@ def test_accumulated_steps_take_batches_in_turn_and_resume(cases, tmp_path, monk
     asked = []
     draw = patches.draw_batch
     monkeypatch.setattr(
-        patches, "draw_batch", lambda c, t, n, d: asked.append(n) or draw(c, t, n, d)
+        patches, "draw_batch", lambda c, t, n, d, s: asked.append(n) or draw(c, t, n, d, s)
     )
     straight = train(cases, ARCHITECTURE, twofold, tmp_path / "straight.pt")
     assert asked == list(range(8 + 2))  # the last two to settle the statistics

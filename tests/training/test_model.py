@@ -185,10 +185,10 @@ def test_a_model_is_trained_tuned_measured_and_written(cohort, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         draw = patches.draw_batch
 
-        def dies(cases, training, step, device):
+        def dies(cases, training, step, device, share=None):
             if step == 2:
                 raise KeyboardInterrupt
-            return draw(cases, training, step, device)
+            return draw(cases, training, step, device, share)
 
         patch.setattr(patches, "draw_batch", dies)
         with pytest.raises(KeyboardInterrupt):

@@ -3,6 +3,7 @@
 Heavy libraries are imported inside the commands, so that ``brainmets --help`` is quick.
 """
 
+import os
 import sys
 from dataclasses import replace
 from io import TextIOWrapper
@@ -286,6 +287,8 @@ def train(
             plan, out, work or out.with_suffix(".work"), workers=workers,
             device=device.value, until=until, listeners=listeners,
         )  # fmt: skip
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first process of torchrun speaks for all
     typer.echo(f"model: {out}")
     if "results" in bundle.card:
         print_mapping(f"{bundle.name}: results", bundle.card["results"])

@@ -1,11 +1,15 @@
 """Printing on the terminal."""
 
+import os
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-screen = Console(stderr=True, highlight=False, emoji=False)
+screen = Console(
+    stderr=True, highlight=False, emoji=False, quiet=os.environ.get("RANK", "0") != "0"
+)
+"""Of several processes that ``torchrun`` started, only the first speaks."""
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

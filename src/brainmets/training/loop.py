@@ -34,10 +34,12 @@ from brainmets.training.loss import (
     focal_tversky,
 )
 from brainmets.training.patches import drawn_ahead
+from brainmets.training.ranks import Ranks
 from brainmets.training.store import PreparedCase
 from brainmets.training.validation import look, spread
 
 VALIDATION_BATCHES = 8
+ALONE = Ranks()
 LOG_NAME, DIVERGED_NAME = "losses.csv", "diverged.pt"
 """Beside the checkpoint."""
 LOG_HEADER = (
@@ -145,6 +147,7 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
     device: str = "cpu",
     workers: int = 1,
     until: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> UNet:
     """Train on prepared cases and return the network, in evaluation mode.
 
@@ -164,6 +167,8 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
             The patches are the same.
         until: end the run before this step, though its schedule is that of all steps: for
             runs whose time is up. The checkpoint can be taken further later.
+        ranks: which of several processes this is. The first returns the network; what the others
+            return is of no use.
 
     Raises:
         RunError: the loss is no longer finite; the last checkpoint and the batch are kept.
@@ -192,26 +197,47 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
     last = training.steps if until is None else min(until, training.steps)
     each = training.accumulate
     coming = range(state.step * each, last * each)
-    drawn = iter(drawn_ahead(cases, training, coming, workers, device))
+    share = ranks.share(training.batch)
+    replace(training, batch=len(share))  # refuses what is too little to normalise
+    drawn = iter(drawn_ahead(cases, training, coming, workers, device, share))
     for _ in range(state.step, last):
         batches = list(islice(drawn, each))
         try:
-            state.losses.append(_advance(state, batches, training, device))
+            state.losses.append(_advance(state, batches, training, device, ranks))
         except RunError as error:
-            raise _kept_for_you(error, batches, state.step, checkpoint) from error
+            raise _kept_for_you(error, batches, state.step, checkpoint, ranks) from error
+        if not ranks.leads:
+            continue
         if validation and _is_looked_at(state.step, training):
             _look(state, held_out, training, device)
         if state.step % training.checkpoint_every == 0 or state.step == last:
             _save(state, checkpoint, settings)
             _write_log(state, training, checkpoint.with_name(LOG_NAME))
         if report and (state.step % 20 == 0 or state.step == first + 1):
-            recent = state.losses[-20:]
-            mean = sum(recent) / len(recent)
-            seen = state.checked[max(state.checked)] if state.checked else None
-            report(Moment(state.step, training.steps, mean, time.monotonic() - started, seen))
+            report(_moment(state, training, time.monotonic() - started))
+    return _finished(state, cases, training, device, workers, ranks)
+
+
+def _moment(state: State, training: Training, seconds: float) -> Moment:
+    recent = state.losses[-20:]
+    seen = state.checked[max(state.checked)] if state.checked else None
+    return Moment(state.step, training.steps, sum(recent) / len(recent), seconds, seen)
+
+
+def _finished(  # all that a run is made of
+    state: State,
+    cases: Sequence[PreparedCase],
+    training: Training,
+    device: str,
+    workers: int,
+    ranks: Ranks,
+) -> UNet:
+    """The averaged weights that are kept, with statistics for normalisation of their own."""
+    if not ranks.leads:
+        return state.average
     if training.keep == "best" and state.best:
         state.average.load_state_dict(state.best.weights)
-    first_after = training.steps * each
+    first_after = training.steps * training.accumulate
     after = range(first_after, first_after + SETTLING_BATCHES)
     settling = drawn_ahead(cases, training, after, workers, device)
     return _settle(state.average, settling, training, device)
@@ -268,10 +294,25 @@ def _start(
     optimiser = torch.optim.AdamW(
         network.parameters(), training.learning_rate, weight_decay=training.weight_decay
     )
-    return State(network.train(), average, optimiser)
+    return State(learning(network, training), average, optimiser)
 
 
-def _advance(state: State, batches: Sequence[Batch], training: Training, device: str) -> float:
+def learning(network: UNet, training: Training) -> UNet:
+    """The network in training mode, its statistics frozen if so asked."""
+    network.train()
+    for module in network.modules():
+        if training.freeze_statistics and isinstance(module, nn.BatchNorm3d):
+            module.eval()
+    return network
+
+
+def _advance(
+    state: State,
+    batches: Sequence[Batch],
+    training: Training,
+    device: str,
+    ranks: Ranks = ALONE,
+) -> float:
     """One optimiser step on the mean gradient of some batches; returns their mean loss."""
     for group in state.optimiser.param_groups:
         group["lr"] = learning_rate(training, state.step)
@@ -282,10 +323,11 @@ def _advance(state: State, batches: Sequence[Batch], training: Training, device:
         with autocast(training, device):
             logits = state.network(image)
         loss = loss_of(logits.float(), batch, training) / len(batches)
-        mean += float(loss.detach())
+        mean += ranks.mean(float(loss.detach()))
         if not math.isfinite(mean):
             raise _diverged(f"the loss is {mean}", state.step)
         loss.backward()  # type: ignore[no-untyped-call]
+    ranks.average(state.network.parameters())
     try:
         nn.utils.clip_grad_norm_(state.network.parameters(), 12.0, error_if_nonfinite=True)
     except RuntimeError as error:
@@ -298,6 +340,14 @@ def _advance(state: State, batches: Sequence[Batch], training: Training, device:
 
 def loss_of(logits: Tensor, batch: Batch, training: Training) -> Tensor:
     """What the settings say is to be minimised."""
+    if training.pool == "batch" or len(logits) == 1:
+        return _pooled(logits, batch, training)
+    tensors = (logits, *vars(batch).values())
+    single = zip(*(t.split(1) for t in tensors), strict=True)
+    return torch.stack([_pooled(one, Batch(*rest), training) for one, *rest in single]).mean()
+
+
+def _pooled(logits: Tensor, batch: Batch, training: Training) -> Tensor:
     device = logits.device
     target, weight = batch.target.to(device), batch.weight.to(device)
     if training.loss == "focal-tversky+ce":
@@ -321,7 +371,7 @@ def validation_loss(
         with autocast(training, device):
             logits = network(batch.image.to(device, memory_format=torch.channels_last_3d))
         losses.append(float(loss_of(logits.float(), batch, training)))
-    network.train()
+    learning(network, training)
     return sum(losses) / len(losses)
 
 
@@ -333,9 +383,11 @@ def _diverged(what: str, step: int) -> RunError:
 
 
 def _kept_for_you(
-    error: RunError, batches: Sequence[Batch], step: int, checkpoint: Path
+    error: RunError, batches: Sequence[Batch], step: int, checkpoint: Path, ranks: Ranks
 ) -> RunError:
-    """The same error, with the batches on disk to be looked at."""
+    """The same error, with the first process's batches on disk to be looked at."""
+    if not ranks.leads:
+        return error
     path = checkpoint.with_name(DIVERGED_NAME)
     with whole_file(path) as temporary, temporary.open("wb") as file:
         torch.save({"step": step, "batches": [vars(batch) for batch in batches]}, file)
@@ -401,8 +453,10 @@ def _settle(network: UNet, batches: Iterable[Batch], training: Training, device:
     """Estimate normalisation statistics for the averaged weights, and stop training.
 
     After Izmailov et al. 2018 (arXiv:1803.05407), section 3.2: averaged weights need
-    statistics of their own. Batches come after the last step's.
+    statistics of their own. Batches come after the last step's. Frozen ones stay.
     """
+    if training.freeze_statistics:
+        return network.eval()
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
     for norm in norms:
         norm.reset_running_stats()

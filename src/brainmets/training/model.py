@@ -29,6 +29,7 @@ from brainmets.network.imagenet import load_resnet34, read_resnet34
 from brainmets.network.torch_engine import build, choose_device, torch_engine
 from brainmets.network.unet import UNet
 from brainmets.training.loop import LOG_NAME, Moment, settle_precision, train, weights_of
+from brainmets.training.ranks import join
 from brainmets.training.report import write_report
 from brainmets.training.split import patient_of, read_split, sides
 from brainmets.training.store import ENTRIES, PreparedCase, is_prepared, open_entry, read_index
@@ -286,7 +287,8 @@ def train_model(
     """Train, choose the decision rule, measure, and write the bundle.
 
     Started again with the same plan and ``work`` folder after being killed, it goes on
-    from the last prepared case and the last checkpoint.
+    from the last prepared case and the last checkpoint. Started by ``torchrun``, its processes
+    share the patches of each batch; all but training is the first's.
 
     Args:
         plan: what to train.
@@ -306,15 +308,23 @@ def train_model(
     device = choose_device(device).type
     plan = replace(plan, settings=settle_precision(plan.settings, device))
     require_writable(out.parent)
+    ranks = join(device)
+    if not ranks.leads:
+        ranks.wait()  # for the first to prepare
     begin, from_encoder = _beginning(plan)
     prepared, held_out = (
         _prepared(plan, cohort, work, workers, tell) for cohort in (plan.training, plan.validation)
     )
+    if ranks.leads:
+        ranks.wait()
     network = train(
         prepared, plan.architecture, plan.settings, work / "checkpoint.pt",
         start=begin, validation=held_out, recipe=plan.recipe, tiling=plan.tiling,
-        report=tell.training, device=device, workers=workers, until=until,
+        report=tell.training, device=device, workers=workers, until=until, ranks=ranks,
     )  # fmt: skip
+    if not ranks.leads:
+        ranks.wait()  # for the first to write
+        return read(out)
     weights = {name: tensor.numpy() for name, tensor in weights_of(network).items()}
     bundle = Bundle(
         plan.name, plan.architecture, plan.recipe, plan.tiling, DecisionRule(),
@@ -331,6 +341,7 @@ def train_model(
         {"training": prepared, "validation": held_out}, work / LOG_NAME, out.with_suffix(".html"),
         target_labels=plan.target_labels,
     )  # fmt: skip
+    ranks.wait()
     return bundle
 
 

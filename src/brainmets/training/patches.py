@@ -6,7 +6,7 @@ that any extractor that meets the contract may serve, and scans whose skull is o
 """
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,30 +21,55 @@ from brainmets.volume import Array
 
 
 def draw_batch(
-    cases: Sequence[PreparedCase], training: Training, step: int, device: str = "cpu"
+    cases: Sequence[PreparedCase],
+    training: Training,
+    step: int,
+    device: str = "cpu",
+    share: Collection[int] | None = None,
 ) -> Batch:
-    """The batch of one step, computed on ``device``."""
-    return augment(draw(cases, training, step), training, device)
+    """The batch of one step, or a share of its patches, computed on ``device``."""
+    return augment(draw(cases, training, step, share), training, device)
 
 
-def draw(cases: Sequence[PreparedCase], training: Training, step: int) -> tuple[Crop, ...]:
-    """What the batch of one step is made from, read from the store."""
+def draw(
+    cases: Sequence[PreparedCase],
+    training: Training,
+    step: int,
+    share: Collection[int] | None = None,
+) -> tuple[Crop, ...]:
+    """What the batch of one step is made from, read from the store.
+
+    Args:
+        cases: to draw from.
+        training: settings.
+        step: which batch.
+        share: which patches of it; None: all. Each is the same whatever the share.
+    """
     rng = np.random.default_rng([training.seed, step])
     chosen = rng.choice(len(cases), training.batch, replace=len(cases) < training.batch)
-    return tuple(_crop(cases[int(i)], training, rng) for i in chosen)
+    return tuple(
+        _crop(cases[int(chosen[i])], training, np.random.default_rng([training.seed, step, i]))
+        for i in (range(training.batch) if share is None else share)
+    )
 
 
 class _Steps(Dataset[Batch | tuple[Crop, ...]]):
     """The batch of every step, or what it is made from."""
 
     def __init__(
-        self, cases: Sequence[PreparedCase], training: Training, *, finished: bool
+        self,
+        cases: Sequence[PreparedCase],
+        training: Training,
+        share: Collection[int] | None,
+        *,
+        finished: bool,
     ) -> None:
-        self.cases, self.training, self.finished = cases, training, finished
+        self.cases, self.training, self.share, self.finished = cases, training, share, finished
 
     def __getitem__(self, step: int) -> Batch | tuple[Crop, ...]:
-        make = draw_batch if self.finished else draw
-        return make(self.cases, self.training, step)
+        if self.finished:
+            return draw_batch(self.cases, self.training, step, share=self.share)
+        return draw(self.cases, self.training, step, self.share)
 
 
 def drawn_ahead(
@@ -53,6 +78,7 @@ def drawn_ahead(
     steps: range,
     workers: int,
     device: str = "cpu",
+    share: Collection[int] | None = None,
 ) -> Iterator[Batch]:
     """The batches of ``steps``, in order, on ``device``.
 
@@ -64,12 +90,13 @@ def drawn_ahead(
             cannot be forked, each batch is drawn when it is asked for. For a GPU they only
             read: it augments what they read.
         device: ``cpu`` or ``cuda``.
+        share: which patches of each batch; None: all.
     """
     if workers <= 1 or "fork" not in multiprocessing.get_all_start_methods():
-        return (draw_batch(cases, training, step, device) for step in steps)
+        return (draw_batch(cases, training, step, device, share) for step in steps)
     on_cpu = device == "cpu"
     loader = DataLoader(
-        _Steps(cases, training, finished=on_cpu), batch_size=None, sampler=steps,
+        _Steps(cases, training, share, finished=on_cpu), batch_size=None, sampler=steps,
         num_workers=workers, multiprocessing_context="fork", prefetch_factor=3,
     )  # fmt: skip
     if on_cpu:
