@@ -138,6 +138,8 @@ class Training:
             ``"focal-tversky+ce"``: focal Tversky, which weighs misses more, and cross-entropy.
         pool: ``"batch"``: the loss is taken over all patches of a batch together; ``"patch"``: of
             each by itself, and averaged.
+        deep_supervision: how many of the decoder's coarser stages answer too while the network
+            learns, each with half the weight of the next finer one; 0 to 4.
         freeze_statistics: normalise with the statistics that the network started with, instead of
             those of each batch; for training on from a model with small batches.
         accumulate: batches whose gradients are averaged before a step, in the memory of one.
@@ -164,6 +166,7 @@ class Training:
     seed: int = 0
     loss: str = "dice+ce"
     pool: str = "batch"
+    deep_supervision: int = 0
     freeze_statistics: bool = False
     accumulate: int = 1
     schedule: str = "cosine"
@@ -189,6 +192,10 @@ class Training:
         _require(self.validation_cases >= 0, "validation_cases is negative")
         _require(self.keep in ("best", "last"), f"keep is {self.keep!r}, expected 'best' or 'last'")
         _require(self.accumulate >= 1, "accumulate is below 1")
+        _require(
+            0 <= self.deep_supervision <= 4,
+            f"deep_supervision is {self.deep_supervision}, expected 0 to 4",
+        )
         _require(
             self.pool in ("batch", "patch"), f"pool is {self.pool!r}, expected 'batch' or 'patch'"
         )

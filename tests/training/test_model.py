@@ -278,31 +278,32 @@ def test_a_flat_encoder_is_where_training_starts_and_the_card_says_so(tmp_path, 
     path = tmp_path / "resnet34.pth"
     flat = flat_resnet34(path)
     plan = planned(tmp_path, preset="paper", encoder=EncoderStart(path, rule))
-    begun, said = model._beginning(plan)
+    begun, said = model._beginning(plan, tmp_path)
     torch.manual_seed(3)
     expected = UNet(plan.architecture)
-    count = len(load_resnet34(expected.encoder, flat, rule))
+    loaded = load_resnet34(expected.encoder, flat, rule)
     assert all(torch.equal(begun[k], v) for k, v in expected.state_dict().items())
     assert said == {
         "encoder_from": {
-            "file": "resnet34.pth", "inflation": rule, "tensors": count,
+            "file": "resnet34.pth", "inflation": rule, "tensors": len(loaded),
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         }
     }  # fmt: skip
+    assert (tmp_path / "encoder.txt").read_text("utf-8").splitlines() == loaded
 
 
 def test_an_encoder_that_does_not_fit_is_never_a_random_start(tmp_path):
     path = tmp_path / "resnet34.pth"
     flat = flat_resnet34(path)
     with pytest.raises(ConfigError, match="width is 16"):
-        model._beginning(planned(tmp_path, encoder=EncoderStart(path)))
+        model._beginning(planned(tmp_path, encoder=EncoderStart(path)), tmp_path)
     with pytest.raises(ConfigError, match="give one of the two"):
         planned(tmp_path, start="starter", encoder=EncoderStart(path))
     del flat["layer2.0.conv1.weight"]
     torch.save(flat, path)
     plan = planned(tmp_path, preset="paper", encoder=EncoderStart(path))
     with pytest.raises(BundleError, match=r"layer2\.0\.conv1\.weight is missing"):
-        model._beginning(plan)
+        model._beginning(plan, tmp_path)
     path.write_bytes(b"no checkpoint")
     with pytest.raises(BundleError, match="not a PyTorch state dict"):
-        model._beginning(plan)
+        model._beginning(plan, tmp_path)

@@ -227,7 +227,9 @@ def train(
         int | None, typer.Option(min=1, help="End before this step of the schedule.")
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 1e-3,
-    patch: Annotated[int, typer.Option(help="Side of the patches, in voxels.")] = 96,
+    patch: Annotated[
+        int | None, typer.Option(help="Side of the patches, in voxels: 96, or the preset's.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Patches a step.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and patches.")] = 0,
     loss: Annotated[
@@ -239,6 +241,9 @@ def train(
     schedule: Annotated[
         str, typer.Option(help="How the rate falls: cosine or polynomial.")
     ] = "cosine",
+    deep_supervision: Annotated[
+        int, typer.Option(min=0, max=4, help="Coarser stages that answer too while it learns.")
+    ] = 0,
     recompute: Annotated[
         bool, typer.Option(help="Less memory and more time, for the same weights.")
     ] = False,
@@ -265,7 +270,7 @@ def train(
 ) -> None:
     """Train a model on a cohort with masks; started again, it goes on where it stopped."""
     from brainmets.apps.progress import training_listeners
-    from brainmets.apps.terminal import lesion_labels
+    from brainmets.apps.terminal import lesion_labels, say_origin
     from brainmets.concurrency import use_threads
     from brainmets.training.model import EncoderStart, FrozenSplit, plan_training, train_model
 
@@ -274,14 +279,16 @@ def train(
     plan = plan_training(
         cohort, out.stem, validation=validation, test=test, preset=preset.value,
         options={
-            "steps": steps, "learning_rate": learning_rate, "patch_vox": patch, "batch": batch,
-            "seed": seed, "loss": loss,
+            "steps": steps, "learning_rate": learning_rate, "batch": batch, "seed": seed,
+            "loss": loss, **({"patch_vox": patch} if patch else {}),
             "accumulate": accumulate, "schedule": schedule, "recompute": recompute,
+            "deep_supervision": deep_supervision,
         },
         trained_on=trained_on, target_labels=target, start=start, encoder=begun,
         frozen=FrozenSplit(split, fold) if split else None,
     )  # fmt: skip
     lesion_labels(plan.target_labels)
+    say_origin(preset.value)
     with training_listeners(screen) as listeners:
         bundle = train_model(
             plan, out, work or out.with_suffix(".work"), workers=workers,

@@ -35,3 +35,15 @@ def lesion_labels(labels: Sequence[int] | None) -> tuple[int, ...] | None:
         return None
     screen.print(f"lesion: labels {', '.join(map(str, labels))} of the reference masks")
     return tuple(labels)
+
+
+def say_origin(preset: str) -> None:
+    """Print what of a preset is published, and what was chosen here."""
+    from brainmets.training.presets import PRESETS
+
+    found = PRESETS[preset]
+    if found.source:
+        screen.print(f"Preset {preset}: {found.source}", markup=False)
+    for words, choices in (("stated there", found.stated), ("chosen here", found.chosen)):
+        for subject, choice in choices.items():
+            screen.print(f"  {words}: {subject}: {choice}", markup=False)

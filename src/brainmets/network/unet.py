@@ -14,6 +14,7 @@ Shapes: input (N, in_channels, X, Y, Z), output (N, 1, X, Y, Z) logits; X, Y and
 multiples of 32.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -138,14 +139,21 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the same spatial shape as ``x``."""
+        for finest in self.decoded(x):
+            deep = finest
+        logits: Tensor = self.head(deep)
+        return logits
+
+    def decoded(self, x: Tensor) -> Iterator[Tensor]:
+        """What each stage of the decoder gives, coarsest first; the last has the shape of ``x``."""
         features = self.encoder(x)
         deep = features.pop()
         skips: list[Tensor | None] = list(reversed(features))
         skips.append(None if self.full_resolution is None else self.full_resolution(x))
-        for block, skip in zip(self.decoder, skips, strict=True):
-            deep = _run(block, deep, skip, recompute=self.encoder.recompute)
-        logits: Tensor = self.head(deep)
-        return logits
+        del features
+        for block in self.decoder:
+            deep = _run(block, deep, skips.pop(0), recompute=self.encoder.recompute)
+            yield deep
 
 
 def _initialise(network: UNet) -> None:

@@ -26,6 +26,7 @@ from brainmets.io.storage import whole_file
 from brainmets.network.torch_engine import TorchEngine
 from brainmets.network.unet import UNet
 from brainmets.training.augment import Batch
+from brainmets.training.deep import DeepHeads, coarser, total
 from brainmets.training.loss import (
     blob_dice,
     component_dice,
@@ -126,6 +127,7 @@ class State:
     network: UNet
     average: UNet
     optimiser: torch.optim.Optimizer
+    heads: DeepHeads
     step: int = 0
     losses: list[float] = field(default_factory=list)
     checked: dict[int, Checked] = field(default_factory=dict)
@@ -285,16 +287,18 @@ def _start(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         network, average = UNet(architecture), UNet(architecture)
+        heads = DeepHeads(network, training.deep_supervision)
     if start is not None:
         network.load_state_dict(start)
     average.load_state_dict(network.state_dict())
     network.encoder.recompute = training.recompute
-    for model in (network, average):
+    for model in (network, average, heads):
         model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(
-        network.parameters(), training.learning_rate, weight_decay=training.weight_decay
-    )
-    return State(learning(network, training), average, optimiser)
+        [*network.parameters(), *heads.parameters()], training.learning_rate,
+        weight_decay=training.weight_decay,
+    )  # fmt: skip
+    return State(learning(network, training), average, optimiser, heads)
 
 
 def learning(network: UNet, training: Training) -> UNet:
@@ -321,15 +325,20 @@ def _advance(
     for batch in batches:
         image = batch.image.to(device, memory_format=torch.channels_last_3d)
         with autocast(training, device):
-            logits = state.network(image)
-        loss = loss_of(logits.float(), batch, training) / len(batches)
+            answers = state.heads.answers(state.network, image)
+        losses = [
+            loss_of(answer.float(), coarser(batch, 2**level), training)
+            for level, answer in enumerate(answers)
+        ]
+        loss = total(losses) / len(batches)
         mean += ranks.mean(float(loss.detach()))
         if not math.isfinite(mean):
             raise _diverged(f"the loss is {mean}", state.step)
         loss.backward()  # type: ignore[no-untyped-call]
-    ranks.average(state.network.parameters())
+    learnt = [*state.network.parameters(), *state.heads.parameters()]
+    ranks.average(learnt)
     try:
-        nn.utils.clip_grad_norm_(state.network.parameters(), 12.0, error_if_nonfinite=True)
+        nn.utils.clip_grad_norm_(learnt, 12.0, error_if_nonfinite=True)
     except RuntimeError as error:
         raise _diverged("a gradient is not finite", state.step) from error
     state.optimiser.step()
@@ -482,6 +491,7 @@ def _save(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None:
                 "network": state.network.state_dict(),
                 "average": state.average.state_dict(),
                 "optimiser": state.optimiser.state_dict(),
+                "heads": state.heads.state_dict(),
             },
             file,
         )
@@ -497,6 +507,7 @@ def _resume(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None
     state.network.load_state_dict(saved["network"])
     state.average.load_state_dict(saved["average"])
     state.optimiser.load_state_dict(saved["optimiser"])
+    state.heads.load_state_dict(saved["heads"])
     state.step, state.losses = saved["step"], saved["losses"]
     state.checked = {step: Checked(**seen) for step, seen in saved["checked"].items()}
     state.best = saved["best"] and Best(**saved["best"])

@@ -22,13 +22,14 @@ from brainmets.config import (
     to_mapping,
 )
 from brainmets.errors import CohortError, ConfigError
-from brainmets.io.storage import require_writable
+from brainmets.io.storage import require_writable, whole_file
 from brainmets.network.bundle import Bundle, find, read, write
 from brainmets.network.engines import Engine
 from brainmets.network.imagenet import load_resnet34, read_resnet34
 from brainmets.network.torch_engine import build, choose_device, torch_engine
 from brainmets.network.unet import UNet
 from brainmets.training.loop import LOG_NAME, Moment, settle_precision, train, weights_of
+from brainmets.training.presets import PRESETS
 from brainmets.training.ranks import join
 from brainmets.training.report import write_report
 from brainmets.training.split import patient_of, read_split, sides
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 VALIDATION_EVERY = 6
 """Without a stated split, every sixth case is kept from training to choose the rule."""
 EXAMPLE_SIDE = 64
+ENCODER_NAME = "encoder.txt"
 TargetLabels = tuple[int, ...] | None
 LIMITS = (
     "Research software, not a medical device. Small lesions are missed; vessels, dura, "
@@ -120,12 +122,6 @@ class Listeners:
     validating: Callable[[int, int], None] | None = None
 
 
-PRESETS = {
-    "light": Architecture(width=16, full_resolution_channels=8),
-    "paper": Architecture(width=64),
-}
-
-
 def plan_training(  # noqa: PLR0913  # one parameter for each option of the command
     cohort: Path,
     name: str,
@@ -149,7 +145,7 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
         validation: cohort to choose the decision rule on.
         test: cohort for the card's figures.
         preset: ``light`` or ``paper``.
-        options: values of :class:`Training` that differ from the default.
+        options: values of :class:`Training` that differ from the preset's.
         trained_on: for the card.
         target_labels: labels of the reference masks that are lesion (BraTS: 1 and 3);
             None: all above 0.
@@ -188,8 +184,8 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
         training=learn,
         validation=check,
         test=Cohort(()) if prepared else tested.with_masks(),
-        architecture=begun.architecture if begun else PRESETS[preset],
-        settings=from_mapping(Training, options or {}),
+        architecture=begun.architecture if begun else PRESETS[preset].architecture,
+        settings=from_mapping(Training, {**PRESETS[preset].options, **(options or {})}),
         recipe=recipe,
         tiling=Tiling(),
         card={"trained_on": trained_on or f"{len(learn)} cases of the user's own", **sealed},
@@ -311,7 +307,7 @@ def train_model(
     ranks = join(device)
     if not ranks.leads:
         ranks.wait()  # for the first to prepare
-    begin, from_encoder = _beginning(plan)
+    begin, from_encoder = _beginning(plan, work)
     prepared, held_out = (
         _prepared(plan, cohort, work, workers, tell) for cohort in (plan.training, plan.validation)
     )
@@ -406,8 +402,11 @@ def _calibration(chosen: "Tuned") -> dict[str, Any]:
     return said
 
 
-def _beginning(plan: Plan) -> tuple[Mapping[str, Tensor] | None, dict[str, Any]]:
-    """Weights to start from, None for random ones, and what the card says of an encoder."""
+def _beginning(plan: Plan, work: Path) -> tuple[Mapping[str, Tensor] | None, dict[str, Any]]:
+    """Weights to start from, None for random ones, and what the card says of an encoder.
+
+    Every tensor that was loaded is listed in the work folder.
+    """
     if plan.start:
         return build(plan.start).state_dict(), {}
     if plan.encoder is None:
@@ -423,6 +422,8 @@ def _beginning(plan: Plan) -> tuple[Mapping[str, Tensor] | None, dict[str, Any]]
         "inflation": plan.encoder.rule,
         "tensors": len(loaded),
     }
+    with whole_file(work / ENCODER_NAME) as temporary:
+        temporary.write_text("\n".join(loaded) + "\n", encoding="utf-8")
     return network.state_dict(), {"encoder_from": said}
 
 
