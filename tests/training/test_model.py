@@ -176,6 +176,8 @@ def test_a_model_is_trained_tuned_measured_and_written(cohort, tmp_path, monkeyp
     report = (tmp_path / "a.html").read_text("utf-8")
     assert found.sha256 in report
     assert "data:image/svg+xml" in report
+    assert "Validation cases" in report
+    assert report.count('class="there"') == 3  # one case, three planes
 
     # started again: the checkpoint is whole, nothing is trained
     train_model(plan, tmp_path / "b.brainmets", tmp_path / "w")

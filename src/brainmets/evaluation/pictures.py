@@ -14,7 +14,7 @@ from brainmets.evaluation.case import CaseScores
 from brainmets.evaluation.evaluate import files_of, read_masks
 from brainmets.evaluation.lesionwise import MatchedLesion
 from brainmets.evaluation.voxel import target
-from brainmets.io import nifti
+from brainmets.io import images
 from brainmets.lesions import components
 from brainmets.report.pictures import (
     CONTEXT_MM,
@@ -106,7 +106,7 @@ def worst_cases(
         files = files_of(cohort.cases[i], predictions)
         reference, prediction = read_masks(files)
         truth, found = target(reference, target_labels), target(prediction, predicted_labels)
-        shown.append(_shown(cases[i], cohort.cases[i], truth, found))
+        shown.append(pictured(cases[i], cohort.cases[i], truth, found))
     return tuple(shown)
 
 
@@ -126,7 +126,15 @@ def worst_lesion(case: CaseScores) -> tuple[str, MatchedLesion]:
     return "outline", min(case.lesions.reference, key=lambda lesion: lesion.dice.value)
 
 
-def _shown(scores: CaseScores, case: Case, truth: Volume, found: Volume) -> WorstCase:
+def pictured(scores: CaseScores, case: Case, truth: Volume, found: Volume) -> WorstCase:
+    """A case and its worst lesion; it must have a lesion, or a finding.
+
+    Args:
+        scores: of the case.
+        case: where its scan lies.
+        truth: bool mask of the reference, axes in nearest-RAS order.
+        found: the same of the prediction, on the same voxels.
+    """
     what, lesion = worst_lesion(scores)
     scan, note = _scan(case, truth)
     labels = components(found if what == "false positive" else truth)
@@ -147,7 +155,7 @@ def _scan(case: Case, truth: Volume) -> tuple[Volume, str]:
     """The scan, or black and the reason."""
     black = truth.with_data(np.zeros(truth.grid.shape, np.float32))
     try:
-        scan = nifti.read(case.image).volume
+        scan = images.read_case(case).volume
     except InputError:
         return black, "the scan could not be read"
     try:

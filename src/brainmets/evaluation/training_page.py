@@ -12,6 +12,7 @@ from brainmets.evaluation.figures import (
 )
 from brainmets.evaluation.lesionwise import SIZE_BINS
 from brainmets.evaluation.page import environment, svg_uri
+from brainmets.evaluation.pictures import WorstCase
 
 HEADLINES = (
     ("lesion_sensitivity", "of the lesions were found"),
@@ -61,6 +62,7 @@ def render(
     settings: Mapping[str, Any],
     sides: Sequence[Side],
     history: History,
+    pictures: Sequence[WorstCase] = (),
 ) -> str:
     """The page as text; the same run gives the same text.
 
@@ -70,6 +72,7 @@ def render(
         settings: further groups of settings by name: architecture, recipe, decision rule, ….
         sides: who was learnt from, who chose the rule, who tested.
         history: of the training.
+        pictures: of validation cases.
     """
     figures = {
         "loss": curve_figure(history.losses, history.checked),
@@ -97,6 +100,7 @@ def render(
             sides=sides,
             settings=settings,
             steps=len(history.losses),
+            pictures=pictures,
             keep=card.get("training", {}).get("keep", "last"),
         )
     )

@@ -34,16 +34,19 @@ from brainmets.training.ranks import join
 from brainmets.training.report import write_report
 from brainmets.training.split import patient_of, read_split, sides
 from brainmets.training.store import ENTRIES, PreparedCase, is_prepared, open_entry, read_index
-from brainmets.training.validation import look
+from brainmets.training.validation import look, spread
 
 if TYPE_CHECKING:
     from brainmets.evaluation.case import CaseScores
+    from brainmets.evaluation.pictures import WorstCase
     from brainmets.pipeline import Model
     from brainmets.training.tune import Tuned
 
 VALIDATION_EVERY = 6
 """Without a stated split, every sixth case is kept from training to choose the rule."""
 EXAMPLE_SIDE = 64
+PICTURED = 3
+"""Validation cases that the report shows."""
 ENCODER_NAME = "encoder.txt"
 TargetLabels = tuple[int, ...] | None
 LIMITS = (
@@ -335,7 +338,7 @@ def train_model(
     write_report(
         bundle, {"training": plan.training, "validation": plan.validation, "test": plan.test},
         {"training": prepared, "validation": held_out}, work / LOG_NAME, out.with_suffix(".html"),
-        target_labels=plan.target_labels,
+        target_labels=plan.target_labels, pictures=_pictures(plan, bundle, engine),
     )  # fmt: skip
     ranks.wait()
     return bundle
@@ -380,6 +383,17 @@ def _tuned(
     changed = replace(bundle, rule=chosen.rule, temperature=chosen.temperature)
     scores = _scores(plan.validation, plan.test, replace(model, bundle=changed), tell, labels)
     return changed, {**scores, "calibration": _calibration(chosen)}
+
+
+def _pictures(plan: Plan, bundle: Bundle, engine: Engine) -> "tuple[WorstCase, ...]":
+    """Of validation cases, where there are scans and what draws."""
+    if plan.prepared:
+        return ()
+    from brainmets.pipeline import Model
+    from brainmets.training.tune import pictures_of
+
+    cases = spread(plan.validation.cases, PICTURED)
+    return pictures_of(cases, Model(bundle, engine), target_labels=plan.target_labels)
 
 
 def _calibration(chosen: "Tuned") -> dict[str, Any]:

@@ -14,6 +14,7 @@ from brainmets.training.split import patient_of
 from brainmets.training.store import PreparedCase
 
 if TYPE_CHECKING:
+    from brainmets.evaluation.pictures import WorstCase
     from brainmets.evaluation.training_page import History
 
 
@@ -25,6 +26,7 @@ def write_report(
     path: Path,
     *,
     target_labels: Sequence[int] | None = None,
+    pictures: "Sequence[WorstCase]" = (),
 ) -> None:
     """Write how a model learnt, from whom, and how well it does.
 
@@ -37,6 +39,7 @@ def write_report(
         log: rate and loss of every step, as the loop writes them.
         path: the page.
         target_labels: labels of the reference masks that are lesion; None: all above 0.
+        pictures: of validation cases.
 
     Raises:
         WriteError: the place cannot be written to.
@@ -62,7 +65,7 @@ def write_report(
             **{key: card[key] for key in ("started_from", "encoder_from") if key in card},
             "model": {"weights SHA-256": bundle.sha256, "brainmets": brainmets.__version__},
         }
-        page = render(bundle.name, card, settings, sides, _history(log))
+        page = render(bundle.name, card, settings, sides, _history(log), pictures)
     except ImportError:
         return
     with whole_file(path) as temporary:

@@ -1,13 +1,16 @@
 """Choosing decision rule and temperature on validation cases, the way they will be used."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from brainmets.cohort import Case, Cohort
 from brainmets.config import DecisionRule
 from brainmets.errors import CohortError
 from brainmets.evaluation.calibration import OddsCounts, count_odds, fit_temperature, no_odds
 from brainmets.evaluation.case import CaseScores, score
+from brainmets.evaluation.pictures import WorstCase, pictured
 from brainmets.evaluation.voxel import target
 from brainmets.inference.predict import predict
 from brainmets.io import images, nifti
@@ -15,7 +18,7 @@ from brainmets.lesions import components, find
 from brainmets.pipeline import Model, find_brain
 from brainmets.preprocess.prepare import prepare, restore
 from brainmets.training.rules import LOWS, Candidate, best_rule, candidates
-from brainmets.volume import Volume, on_grid
+from brainmets.volume import Volume, on_grid, to_nearest_ras
 
 Progress = Callable[[int, int], None]
 Labels = Collection[int] | None
@@ -117,3 +120,21 @@ def score_cohort(
         if progress:
             progress(done, len(cohort))
     return tuple(results)
+
+
+def pictures_of(
+    cases: Sequence[Case], model: Model, *, target_labels: Labels = None
+) -> tuple[WorstCase, ...]:
+    """The worst lesion of each case, reference and outline on the scan.
+
+    Cases without a lesion in which nothing is found are left out.
+    """
+    shown = []
+    for case in cases:
+        mask = to_nearest_ras(find(probability_of(case, model), model.bundle.rule))
+        reference = _beside(reference_of(case, target_labels), mask)
+        scores = score(mask, reference, case_id=case.case_id)
+        if scores.lesions.reference or scores.lesions.prediction:
+            truth, found = (v.with_data(np.greater(v.data, 0)) for v in (reference, mask))
+            shown.append(pictured(scores, case, truth, found))
+    return tuple(shown)

@@ -6,6 +6,7 @@ are blended. Only the way back to the scanner's grid is left out; so no scan is 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from brainmets.preprocess.prepare import Prepared
 from brainmets.training.rules import LOWS, Candidate, Tally, best_rule, candidates
 from brainmets.training.store import DEPTH_STEP_MM, LEVELS_MM, PreparedCase
 from brainmets.volume import Grid, Volume
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Look:
         return self.tally.wrong / self.cases
 
 
-def spread(cases: Sequence[PreparedCase], count: int) -> tuple[PreparedCase, ...]:
+def spread(cases: Sequence[Item], count: int) -> tuple[Item, ...]:
     """At most ``count`` of the cases, evenly from first to last."""
     if len(cases) <= count:
         return tuple(cases)
