@@ -111,7 +111,7 @@ def test_killed_while_the_checkpoint_is_written_leaves_the_old_one(cases, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         train(cases, ARCHITECTURE, TRAINING, tmp_path / "run.pt")
     monkeypatch.setattr(torch, "save", save)
-    assert {p.name for p in tmp_path.iterdir()} == {"run.pt", "losses.csv"}
+    assert {p.name for p in tmp_path.iterdir()} == {"run.pt", "losses.csv", "tensorboard"}
     assert torch.load(tmp_path / "run.pt", weights_only=True)["step"] == 2
 
 

@@ -26,6 +26,7 @@ from brainmets.io.storage import whole_file
 from brainmets.network.torch_engine import TorchEngine
 from brainmets.network.unet import UNet
 from brainmets.training.augment import Batch
+from brainmets.training.board import FOLDER, Board
 from brainmets.training.deep import DeepHeads, coarser, total
 from brainmets.training.loss import (
     blob_dice,
@@ -202,22 +203,35 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
     share = ranks.share(training.batch)
     replace(training, batch=len(share))  # refuses what is too little to normalise
     drawn = iter(drawn_ahead(cases, training, coming, workers, device, share))
+    board = Board(checkpoint.with_name(FOLDER), state.step) if ranks.leads else None
     for _ in range(state.step, last):
         batches = list(islice(drawn, each))
         try:
             state.losses.append(_advance(state, batches, training, device, ranks))
         except RunError as error:
             raise _kept_for_you(error, batches, state.step, checkpoint, ranks) from error
-        if not ranks.leads:
+        if board is None:
             continue
         if validation and _is_looked_at(state.step, training):
             _look(state, held_out, training, device)
         if state.step % training.checkpoint_every == 0 or state.step == last:
             _save(state, checkpoint, settings)
             _write_log(state, training, checkpoint.with_name(LOG_NAME))
+        board.note(state.step, _numbers(state, training))
         if report and (state.step % 20 == 0 or state.step == first + 1):
             report(_moment(state, training, time.monotonic() - started))
+    if board:
+        board.close()
     return _finished(state, cases, training, device, workers, ranks)
+
+
+def _numbers(state: State, training: Training) -> dict[str, float]:
+    """What is to be told of the last step, by name."""
+    numbers = {"loss": state.losses[-1], "learning_rate": learning_rate(training, state.step - 1)}
+    if state.step in state.checked:
+        seen = vars(state.checked[state.step])
+        numbers |= {f"validation/{name}": value for name, value in seen.items()}
+    return numbers
 
 
 def _moment(state: State, training: Training, seconds: float) -> Moment:

@@ -1,0 +1,33 @@
+"""The course of a run for TensorBoard, where tensorboardX is installed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FOLDER = "tensorboard"
+
+
+class Board:
+    """Numbers by step, in a folder that ``tensorboard --logdir`` shows."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """Go on after ``step``: later numbers of an interrupted run are no longer shown."""
+        self._writer: Any = None
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            return
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def note(self, step: int, values: Mapping[str, float]) -> None:
+        """Write numbers by name; those that are NaN are left out."""
+        if self._writer is None:
+            return
+        for name, value in values.items():
+            if value == value:  # noqa: PLR0124  # NaN differs from itself
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            self._writer.close()
