@@ -1,17 +1,21 @@
 """Large tiles are asked for and bounded; too little memory is refused; the answer says which."""
 
+import json
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from brainmets.apps.terminal import say_memory
 from brainmets.batch import predict_cases
 from brainmets.cohort import Case
 from brainmets.config import Architecture
 from brainmets.errors import ConfigError
 from brainmets.network.bundle import find, read
 from brainmets.network.cost import bytes_per_voxel
-from brainmets.pipeline import largest_tile, load_model
-from stand_ins import coarse_model, write_scan
+from brainmets.pipeline import Model, expected_peak_mb, largest_tile, load_model
+from stand_ins import Bright, coarse_model, write_scan
 
 
 def test_half_of_the_memory_is_the_networks():
@@ -65,3 +69,35 @@ def test_a_case_predicted_with_other_tiles_is_not_taken_for_the_same(tmp_path):
     (other,) = predict_cases([case], tmp_path / "out", replace(model, largest_vox=64**3))
     assert (first.status, other.status) == ("done", "done")
     assert again.status != "done"
+
+
+def test_the_peak_is_stated_before_the_run_as_it_was_measured():
+    """Against every recorded run: never more than a tenth too little, nor a fifth too much."""
+    results = Path(__file__).parents[1] / "benchmarks" / "results"
+    bundle = read(find("starter"))
+    for name, precision in (("predict", "bfloat16"), ("predict_avx2", "float32")):
+        engine = Bright(name=f"openvino cpu {precision}")
+        rows = json.loads((results / f"{name}.json").read_text("utf-8"))["value"]["rows"]
+        for row in rows:
+            if "skull off" in row["scan"]:
+                continue  # no extractor, so less
+            voxels = math.prod(map(int, row["shape"].split("×")))
+            stated = expected_peak_mb(Model(bundle, engine), voxels)
+            assert 0.9 < stated / row["peak_memory_mb"] < 1.2, row
+
+
+def test_several_networks_and_large_tiles_take_more():
+    model = Model(read(find("starter")), Bright(name="openvino cpu float32"))
+    one = expected_peak_mb(model, 10**7)
+    assert expected_peak_mb(replace(model, bundle=replace(model.bundle, networks=3)), 10**7) > one
+    assert expected_peak_mb(replace(model, largest_vox=10**7), 10**7) > one
+    assert expected_peak_mb(model, 2 * 10**7) > one
+
+
+def test_the_command_states_it(tmp_path, capsys):
+    scan = write_scan(tmp_path / "a.nii.gz")
+    say_memory([Case("a", scan), Case("b", tmp_path)], coarse_model())
+    assert "memory: at most about" in capsys.readouterr().err
+    (tmp_path / "broken.nii.gz").write_bytes(b"no scan")
+    say_memory([Case("c", tmp_path / "broken.nii.gz")], coarse_model())
+    assert capsys.readouterr().err == ""

@@ -108,6 +108,7 @@ def predict(
     """Outline and measure the metastases of one or many scans."""
     from brainmets.apps.inputs import cases_of
     from brainmets.apps.progress import case_watch
+    from brainmets.apps.terminal import say_memory
     from brainmets.batch import predict_cases
     from brainmets.concurrency import use_threads
     from brainmets.network.cost import Timed
@@ -124,6 +125,7 @@ def predict(
             large_tiles=large_tiles, max_memory_gb=max_memory,
         )  # fmt: skip
         screen.print(f"engine: {loaded.engine.name} ({loaded.reason})", markup=False)
+        say_memory(cases, loaded)
         timed = Timed(loaded.engine)
         used = replace(loaded, engine=timed) if profile else loaded
         outcomes = predict_cases(

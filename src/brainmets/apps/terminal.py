@@ -2,9 +2,14 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from brainmets.cohort import Case
+    from brainmets.pipeline import Model
 
 screen = Console(
     stderr=True, highlight=False, emoji=False, quiet=os.environ.get("RANK", "0") != "0"
@@ -47,3 +52,17 @@ def say_origin(preset: str) -> None:
     for words, choices in (("stated there", found.stated), ("chosen here", found.chosen)):
         for subject, choice in choices.items():
             screen.print(f"  {words}: {subject}: {choice}", markup=False)
+
+
+def say_memory(cases: "Sequence[Case]", model: "Model") -> None:
+    """Print what the largest scan will take, before anything is read; of NIfTI alone."""
+    from brainmets.io.nifti import voxels_announced
+    from brainmets.pipeline import expected_peak_mb
+
+    largest = max((voxels_announced(c.image) for c in cases if c.image.is_file()), default=0)
+    if largest:
+        peak = expected_peak_mb(model, largest) / 1000
+        screen.print(
+            f"memory: at most about {peak:.1f} GB, for the largest scan of {largest / 1e6:.1f} "
+            "million voxels", markup=False,
+        )  # fmt: skip

@@ -89,6 +89,14 @@ def read_labels(path: str | Path) -> Volume:
     return volume.with_data(labels.astype(np.int32))
 
 
+def voxels_announced(path: Path) -> int:
+    """Voxels that a file's header announces, 0 where it cannot be read as NIfTI."""
+    try:
+        return int(np.prod(nib.load(path).shape[:3]))
+    except Exception:  # noqa: BLE001  # reading says later, in full, what is wrong with the file
+        return 0
+
+
 def write(volume: Volume, path: str | Path, *, slope: float = 1.0) -> None:
     """Write one image; the same voxels give the same bytes.
 
