@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy import ndimage
 
 from brainmets.config import DecisionRule
 from brainmets.lesions import ROUNDING, find
@@ -43,10 +42,12 @@ def candidates(probability: Volume, reference: Volume, low: float) -> list[Candi
         low: the rule's lower threshold.
     """
     labels = find(probability, DecisionRule(low, low, 0)).data
-    index = np.arange(1, int(labels.max()) + 1)
-    highest = np.atleast_1d(ndimage.maximum(probability.data, labels, index))
-    voxels = np.bincount(labels.ravel(), minlength=len(index) + 1)[1:]
-    shared = (labels > 0) & (reference.data > 0)
+    inside = labels > 0
+    index = np.arange(1, int(labels.max(initial=0)) + 1)
+    highest = np.zeros(len(index) + 1, np.float32)
+    np.maximum.at(highest, labels[inside], probability.data[inside])
+    voxels = np.bincount(labels[inside], minlength=len(index) + 1)[1:]
+    shared = inside & (reference.data > 0)
     pairs = np.unique(np.column_stack([labels[shared], reference.data[shared]]), axis=0)
     hits: dict[int, set[int]] = {}
     for label, truth in pairs.tolist():
@@ -54,7 +55,7 @@ def candidates(probability: Volume, reference: Volume, low: float) -> list[Candi
     volume = probability.grid.voxel_volume_mm3
     return [
         Candidate(float(top), float(count) * volume, frozenset(hits.get(int(label), ())))
-        for label, top, count in zip(index, highest, voxels, strict=True)
+        for label, top, count in zip(index, highest[1:], voxels, strict=True)
     ]
 
 
