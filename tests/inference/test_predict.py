@@ -186,3 +186,10 @@ def test_calibrated_probabilities_have_their_log_odds_divided(temperature):
     assert (found[0], found[500], found[-1]) == (0, 0.5, 1)
     assert (np.diff(found[:, 0, 0]) >= 0).all()
     assert found.dtype == np.float32
+
+
+def test_the_least_probability_makes_no_noise():
+    least = np.array([1e-38, 1e-10, 1e-5], np.float32)[:, None, None]
+    found = calibrated(Volume(least, Grid((3, 1, 1), np.eye(4))), 0.25).data[:, 0, 0]
+    assert (np.diff(found) >= 0).all()
+    assert (found >= 0).all()

@@ -102,6 +102,7 @@ def test_the_card_says_what_its_members_say(models):
     assert whole.card["trained_on"] == "fold 1; fold 2"
     assert whole.card["limits"] == "none"
     assert "licence" not in whole.card  # they differ
+    assert [m["licence"] for m in whole.card["members"]] == ["MIT", "none"]
     assert [m["name"] for m in whole.card["members"]] == ["m1", "m2"]
     assert whole.card["members"][0]["results"] == {"x": 1}
     assert whole.identity not in (one.identity, other.identity)
@@ -118,6 +119,8 @@ def test_what_cannot_be_averaged_is_refused_by_name(models):
         joined(models[0], replace(models[1], recipe=Recipe(spacing_mm=1.0)))
     with pytest.raises(ConfigError, match="two models or more"):
         joined(models[0])
+    with pytest.raises(ConfigError, match="no model to average"):
+        joined()
     with pytest.raises(ConfigError, match="m1 and m1 hold the same weights"):
         joined(models[0], models[1], models[0])
 

@@ -43,11 +43,11 @@ def unlit(seed=0, **but):
 
 
 def crop_of(image, does, labels=None, centre=None):
-    image = torch.from_numpy(np.asarray(image, np.float16))
+    image = np.asarray(image, np.float16)
     labels = np.zeros(image.shape) if labels is None else labels
     centre = (np.asarray(image.shape) - 1) / 2 if centre is None else centre
-    depth = torch.zeros(image.shape, dtype=torch.int8)
-    labels = torch.from_numpy(np.asarray(labels, np.uint8))
+    depth = np.zeros(image.shape, np.int8)
+    labels = np.asarray(labels, np.uint8)
     return Crop(image, labels, depth, None, centre, 0.0, 1.0, does)
 
 

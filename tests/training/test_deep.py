@@ -69,9 +69,10 @@ def test_no_lesion_is_lost_however_coarse(factor):
             assert found.regions[place] == inside.max()
 
 
+@pytest.mark.parametrize("pool", ["batch", "patch"])
 @pytest.mark.parametrize("loss", ["dice+ce", "dice+ce+cc", "dice+ce+blob"])
-def test_the_loss_of_a_step_is_that_of_all_answers(loss):
-    training = replace(DEEP, loss=loss)
+def test_the_loss_of_a_step_is_that_of_all_answers(loss, pool):
+    training = replace(DEEP, loss=loss, pool=pool)
     state = loop._start(ARCHITECTURE, training, "cpu", None)
     batch = draw_batch(CASES, training, 0)
     with torch.no_grad():

@@ -194,6 +194,13 @@ def test_what_was_kept_survives_a_break(cases, tmp_path, monkeypatch):
     assert equal(again, straight)
 
 
+def test_a_run_does_not_resume_with_other_validation_cases(cases, tmp_path):
+    """They choose the weights: of two cohorts the best of either would be compared."""
+    train(cases[:1], ARCHITECTURE, TRAINING, tmp_path / "r.pt", validation=cases[1:2], until=2)
+    with pytest.raises(ConfigError, match="other settings or cases"):
+        train(cases[:1], ARCHITECTURE, TRAINING, tmp_path / "r.pt", validation=cases[2:])
+
+
 def test_no_whole_case_is_looked_at_if_none_is_asked_for(cases, tmp_path, monkeypatch):
     seen = scripted(monkeypatch, ())
     blind = replace(TRAINING, validate_every=1, validation_cases=0)

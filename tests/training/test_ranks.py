@@ -28,13 +28,13 @@ import pickle, sys, torch
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_ranks as t
-from brainmets.training.ranks import join, leave
+from brainmets.training.ranks import in_company, join
 torch.set_num_threads(1)
 settings = pickle.loads(Path({folder!r}, "settings.pkl").read_bytes())
-ranks = join("cpu")
-out = Path({folder!r}) / f"{{ranks.rank}}.pt"
-torch.save(t.learnt(settings, Path({folder!r}), ranks), out)
-leave()
+with in_company():
+    ranks = join("cpu")
+    out = Path({folder!r}) / f"{{ranks.rank}}.pt"
+    torch.save(t.learnt(settings, Path({folder!r}), ranks), out)
 """
 
 
@@ -127,6 +127,27 @@ def test_alone_nothing_is_joined(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert join("cpu") == Ranks()
     assert Ranks().mean(0.5) == 0.5
+
+
+@pytest.mark.parametrize("environment", [{}, {"RANK": "x"}, {"RANK": "0", "LOCAL_RANK": "-"}])
+def test_an_environment_that_torchrun_would_not_set_is_refused(monkeypatch, environment):
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"WORLD_SIZE": "2", **environment}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"RANK=.*expected a whole number as torchrun sets it"):
+        join("cpu")
+
+
+def test_an_error_of_another_process_is_told(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", "from brainmets.apps.cli import main; main()", "train", "nowhere",
+         "-o", "m.brainmets"],
+        env={**os.environ, "RANK": "1", "WORLD_SIZE": "2"}, capture_output=True, text=True,
+        check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("process 1: error: ")
 
 
 def test_the_pool_of_a_patch_is_the_mean_of_single_losses():

@@ -35,7 +35,7 @@ from brainmets.apps.options import (
     ThreadsOption,
 )
 from brainmets.apps.study import study as study_commands
-from brainmets.apps.terminal import print_mapping, print_table, screen
+from brainmets.apps.terminal import print_mapping, print_table, say_error, screen
 from brainmets.errors import BrainmetsError, ReadError
 
 if TYPE_CHECKING:
@@ -275,6 +275,7 @@ def train(
     from brainmets.apps.terminal import lesion_labels, say_origin
     from brainmets.concurrency import use_threads
     from brainmets.training.model import EncoderStart, FrozenSplit, plan_training, train_model
+    from brainmets.training.ranks import in_company
 
     use_threads(threads)
     begun = EncoderStart(_encoder_file(encoder), inflate.value) if encoder else None
@@ -282,7 +283,7 @@ def train(
         cohort, out.stem, validation=validation, test=test, preset=preset.value,
         options={
             "steps": steps, "learning_rate": learning_rate, "batch": batch, "seed": seed,
-            "loss": loss, **({"patch_vox": patch} if patch else {}),
+            "loss": loss, **({} if patch is None else {"patch_vox": patch}),
             "accumulate": accumulate, "schedule": schedule, "recompute": recompute,
             "deep_supervision": deep_supervision,
         },
@@ -291,7 +292,7 @@ def train(
     )  # fmt: skip
     lesion_labels(plan.target_labels)
     say_origin(preset.value)
-    with training_listeners(screen) as listeners:
+    with training_listeners(screen) as listeners, in_company():
         bundle = train_model(
             plan, out, work or out.with_suffix(".work"), workers=workers,
             device=device.value, until=until, listeners=listeners,
@@ -517,17 +518,16 @@ def main() -> NoReturn:
     except BrainmetsError as error:
         if debug:
             raise
-        screen.print(f"error: {error}", markup=False, soft_wrap=True)
+        say_error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         if debug:
             raise
-        screen.print(
-            f"error: unforeseen {type(error).__name__}: {error}. This is a fault of brainmets; "
-            "run again with --debug and report what it shows",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+        say_error(
+            f"unforeseen {type(error).__name__}: {error}. This is a fault of brainmets; "
+            "run again with --debug and report what it shows"
+        )
         sys.exit(1)
     sys.exit(0)

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 screen = Console(
     stderr=True, highlight=False, emoji=False, quiet=os.environ.get("RANK", "0") != "0"
 )
-"""Of several processes that ``torchrun`` started, only the first speaks."""
+"""Of several processes that ``torchrun`` started, only the first speaks, but of errors."""
+
+
+def say_error(message: str) -> None:
+    """Print one line, and which process it comes from if it is not the first."""
+    rank = os.environ.get("RANK", "0")
+    process = "" if rank == "0" else f"process {rank}: "
+    console = Console(stderr=True, highlight=False, emoji=False)
+    console.print(f"{process}error: {message}", markup=False, soft_wrap=True)
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -98,8 +98,8 @@ def _blend(
 def calibrated(probability: Volume, temperature: float) -> Volume:
     """Probabilities whose log odds are divided by a temperature.
 
-    After Guo et al. 2017 (arXiv:1706.04599). 0, ½ and 1 stay as they are, and so does the order
-    of any two.
+    After Guo et al. 2017 (arXiv:1706.04599). 0, ½ and 1 stay as they are; of two the larger stays
+    no smaller.
 
     Args:
         probability: float32, 0 to 1.
@@ -110,6 +110,6 @@ def calibrated(probability: Volume, temperature: float) -> Volume:
     data = np.array(probability.data, np.float32)
     inside = data > 0
     said = data[inside]
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         data[inside] = 1 / (1 + (1 / said - 1) ** np.float32(1 / temperature))
     return probability.with_data(data)

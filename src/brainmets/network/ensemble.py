@@ -61,6 +61,8 @@ def combine(bundles: Sequence[Bundle], name: str, make: Callable[[Bundle], Engin
     Raises:
         ConfigError: too few models, two with the same weights, or models that differ.
     """
+    if not bundles:
+        raise ConfigError("no model to average; give two or more")
     first = bundles[0]
     for other in bundles[1:]:
         for part in ("architecture", "recipe", "tiling"):
@@ -105,7 +107,7 @@ def _require_different(members: Sequence[Bundle]) -> None:
 
 def _card(bundles: Sequence[Bundle]) -> dict[str, Any]:
     """What each member's card says, and what holds for all."""
-    kept = ("trained_on", "results", "split", "training", "members")
+    kept = ("trained_on", "licence", "limits", "results", "split", "training", "members")
     members = [
         {"name": bundle.name, "sha256": bundle.sha256,
          **{key: bundle.card[key] for key in kept if key in bundle.card}}

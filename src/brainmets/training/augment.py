@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from brainmets.config import Training
 from brainmets.training.store import DEPTH_STEP_MM, LEVELS_MM
+from brainmets.volume import Array
 
 Float32 = npt.NDArray[np.float32]
 LARGEST_TURN_DEG, LARGEST_SCALE, LARGEST_STRETCH = 15.0, 1.18, 1.05
@@ -137,6 +138,8 @@ def _coarse(rng: np.random.Generator) -> tuple[float, float, float]:
 class Crop:
     """What a patch is made from; arrays share one shape (X, Y, Z), at least the patch's.
 
+    They are no tensors, each of which would take an open file on its way between processes.
+
     Attributes:
         image: float16 scores as stored.
         labels: uint8 lesions.
@@ -148,10 +151,10 @@ class Crop:
         variation: what is done.
     """
 
-    image: Tensor
-    labels: Tensor
-    depth: Tensor
-    regions: Tensor | None
+    image: Array
+    labels: Array
+    depth: Array
+    regions: Array | None
     centre: npt.NDArray[np.float64]
     mean: float
     deviation: float
@@ -210,8 +213,10 @@ def _placed(
     crop: Crop, side: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Image (float32), depth, labels (uint8) and regions on the patch's grid; all new tensors."""
-    image, depth, labels = (t.to(device) for t in (crop.image, crop.depth, crop.labels))
-    regions = None if crop.regions is None else crop.regions.to(device)
+    image, depth, labels = (
+        torch.from_numpy(a).to(device) for a in (crop.image, crop.depth, crop.labels)
+    )
+    regions = None if crop.regions is None else torch.from_numpy(crop.regions).to(device)
     does = crop.variation
     if does.matrix is None:
         image, depth, labels = (t.flip(does.flips) for t in (image, depth, labels))

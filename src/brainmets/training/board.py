@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 FOLDER = "tensorboard"
 
@@ -10,9 +10,14 @@ FOLDER = "tensorboard"
 class Board:
     """Numbers by step, in a folder that ``tensorboard --logdir`` shows."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """Go on after ``step``: later numbers of an interrupted run are no longer shown."""
+    def __init__(self, folder: Path, step: int, *, open_: bool = True) -> None:
+        """Go on after ``step``: later numbers of an interrupted run are no longer shown.
+
+        With ``open_`` false nothing is written.
+        """
         self._writer: Any = None
+        if not open_:
+            return
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
@@ -27,7 +32,11 @@ class Board:
             if value == value:  # noqa: PLR0124  # NaN differs from itself
                 self._writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Write what is left."""
         if self._writer is not None:
             self._writer.close()

@@ -45,7 +45,7 @@ def shares(count: int) -> tuple[float, ...]:
 def coarser(batch: Batch, factor: int) -> Batch:
     """The truth at 1 / ``factor`` of the resolution: a voxel is lesion where any in it is.
 
-    So no lesion is lost, however small; the image is left out.
+    So no lesion is lost, however small; the image stays as it is.
     """
     if factor == 1:
         return batch
@@ -53,7 +53,7 @@ def coarser(batch: Batch, factor: int) -> Batch:
     target, weight = pool(batch.target, factor), pool(batch.weight, factor)
     near = batch.regions[..., ::factor, ::factor, ::factor]
     own = pool(batch.regions.float() * batch.target, factor).to(torch.int16)
-    return Batch(batch.image[:0], target, weight, torch.where(own > 0, own, near))
+    return Batch(batch.image, target, weight, torch.where(own > 0, own, near))
 
 
 def total(losses: Sequence[Tensor]) -> Tensor:

@@ -178,6 +178,7 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
         ConfigError: the checkpoint belongs to a run of other settings.
     """
     training = settle_precision(training, device)
+    recipe, tiling = recipe or Recipe(), tiling or Tiling()
     if device == "cuda":
         torch.backends.cudnn.benchmark = True  # all patches have one shape
     state = _start(architecture, training, device, start)
@@ -185,6 +186,9 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
         "architecture": to_mapping(architecture),
         "training": to_mapping(training),
         "cases": [case.key for case in cases],
+        "validation": [case.key for case in validation],
+        "recipe": to_mapping(recipe),
+        "tiling": to_mapping(tiling),
         "start": None if start is None else _digest(start),
     }
     if checkpoint.is_file():
@@ -193,8 +197,8 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
     held_out = HeldOut(
         tuple(drawn_ahead(validation, training, coming, workers, device)),
         spread(validation, training.validation_cases),
-        recipe or Recipe(),
-        tiling or Tiling(),
+        recipe,
+        tiling,
     )
     started, first = time.monotonic(), state.step
     last = training.steps if until is None else min(until, training.steps)
@@ -203,25 +207,23 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
     share = ranks.share(training.batch)
     replace(training, batch=len(share))  # refuses what is too little to normalise
     drawn = iter(drawn_ahead(cases, training, coming, workers, device, share))
-    board = Board(checkpoint.with_name(FOLDER), state.step) if ranks.leads else None
-    for _ in range(state.step, last):
-        batches = list(islice(drawn, each))
-        try:
-            state.losses.append(_advance(state, batches, training, device, ranks))
-        except RunError as error:
-            raise _kept_for_you(error, batches, state.step, checkpoint, ranks) from error
-        if board is None:
-            continue
-        if validation and _is_looked_at(state.step, training):
-            _look(state, held_out, training, device)
-        if state.step % training.checkpoint_every == 0 or state.step == last:
-            _save(state, checkpoint, settings)
-            _write_log(state, training, checkpoint.with_name(LOG_NAME))
-        board.note(state.step, _numbers(state, training))
-        if report and (state.step % 20 == 0 or state.step == first + 1):
-            report(_moment(state, training, time.monotonic() - started))
-    if board:
-        board.close()
+    with Board(checkpoint.with_name(FOLDER), state.step, open_=ranks.leads) as board:
+        for _ in range(state.step, last):
+            batches = list(islice(drawn, each))
+            try:
+                state.losses.append(_advance(state, batches, training, device, ranks))
+            except RunError as error:
+                raise _kept_for_you(error, batches, state.step, checkpoint, ranks) from error
+            if not ranks.leads:
+                continue
+            if validation and _is_looked_at(state.step, training):
+                _look(state, held_out, training, device)
+            if state.step % training.checkpoint_every == 0 or state.step == last:
+                _save(state, checkpoint, settings)
+                _write_log(state, training, checkpoint.with_name(LOG_NAME))
+            board.note(state.step, _numbers(state, training))
+            if report and (state.step % 20 == 0 or state.step == first + 1):
+                report(_moment(state, training, time.monotonic() - started))
     return _finished(state, cases, training, device, workers, ranks)
 
 
@@ -512,7 +514,7 @@ def _save(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _resume(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None:
-    saved: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+    saved: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
     if saved["settings"] != settings:
         raise ConfigError(
             f"{checkpoint.name}: holds a run of other settings or cases; "

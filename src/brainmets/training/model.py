@@ -308,6 +308,7 @@ def train_model(
     plan = replace(plan, settings=settle_precision(plan.settings, device))
     require_writable(out.parent)
     ranks = join(device)
+    ranks.share(plan.settings.batch)  # refused before anything is prepared
     if not ranks.leads:
         ranks.wait()  # for the first to prepare
     begin, from_encoder = _beginning(plan, work)

@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch.utils.data import DataLoader, Dataset
 
 from brainmets.config import Training
@@ -112,7 +111,7 @@ def _crop(case: PreparedCase, training: Training, rng: np.random.Generator) -> C
     start = np.floor(middle - reach + 1e-6).astype(np.int64)
     stop = np.ceil(middle + reach - 1e-6).astype(np.int64) + 1
     image, labels, depth = (
-        torch.from_numpy(_cut(a, start, stop, fill))
+        _cut(a, start, stop, fill)
         for a, fill in ((case.image, 0), (case.labels, 0), (case.depth, 127))
     )
     mean, deviation = (
@@ -123,11 +122,9 @@ def _crop(case: PreparedCase, training: Training, rng: np.random.Generator) -> C
     return Crop(image, labels, depth, _regions(labels, training), centre, mean, deviation, does)
 
 
-def _regions(labels: torch.Tensor, training: Training) -> torch.Tensor | None:
+def _regions(labels: Array, training: Training) -> Array | None:
     """What the loss asks for besides the lesions themselves."""
-    if training.loss == "dice+ce+cc":
-        return torch.from_numpy(surroundings(labels.numpy() > 0))
-    return None
+    return surroundings(labels > 0) if training.loss == "dice+ce+cc" else None
 
 
 def _corner(

@@ -5,7 +5,8 @@ on seed and step alone, so the processes together see what one would have seen.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -94,10 +95,12 @@ def join(device: str) -> Ranks:
     Raises:
         ConfigError: more processes than GPUs.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count, rank, local = (
+        _told(name, default)
+        for name, default in (("WORLD_SIZE", "1"), ("RANK", None), ("LOCAL_RANK", "0"))
+    )
     if count == 1:
         return Ranks()
-    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     if device == "cuda":
         if local >= torch.cuda.device_count():
             raise ConfigError(
@@ -110,7 +113,24 @@ def join(device: str) -> Ranks:
     return Ranks(rank, count)
 
 
-def leave() -> None:
-    """Part from the other processes."""
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+def _told(name: str, default: str | None) -> int:
+    """A number that ``torchrun`` puts into the environment."""
+    if default is None and os.environ.get("WORLD_SIZE", "1") == "1":
+        return 0
+    value = os.environ.get(name, default)
+    if value is None or not value.isdecimal():
+        raise ConfigError(
+            f"the environment says {name}={value}, expected a whole number as torchrun sets it; "
+            "unset WORLD_SIZE to train with one process"
+        )
+    return int(value)
+
+
+@contextmanager
+def in_company() -> Iterator[None]:
+    """Part from the other processes in the end, whatever happens."""
+    try:
+        yield
+    finally:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
