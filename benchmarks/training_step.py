@@ -69,11 +69,11 @@ def _ours(network: str, recompute: bool) -> Callable[[Any, Any], None]:
 
     from brainmets.config import Training
     from brainmets.training import loop
-    from brainmets.training.model import PRESETS
     from brainmets.training.patches import Batch
+    from brainmets.training.presets import PRESETS
 
     training = Training(precision="f32", recompute=recompute)
-    state = loop._start(PRESETS[network], training, "cpu", None)  # noqa: SLF001
+    state = loop._start(PRESETS[network].architecture, training, "cpu", None)  # noqa: SLF001
 
     def step(image: torch.Tensor, target: torch.Tensor) -> None:
         drawn = Batch(image, target, torch.ones_like(target), torch.zeros(1))
@@ -87,9 +87,9 @@ def _plain(network: str) -> Callable[[Any, Any], None]:
     from monai.losses import DiceCELoss
 
     from brainmets.network.unet import UNet
-    from brainmets.training.model import PRESETS
+    from brainmets.training.presets import PRESETS
 
-    model = UNet(PRESETS[network]).train()
+    model = UNet(PRESETS[network].architecture).train()
     optimiser = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=1e-2)
     loss_of = DiceCELoss(sigmoid=True)
 
