@@ -242,7 +242,7 @@ def _moment(state: State, training: Training, seconds: float) -> Moment:
     return Moment(state.step, training.steps, sum(recent) / len(recent), seconds, seen)
 
 
-def _finished(  # all that a run is made of
+def _finished(
     state: State,
     cases: Sequence[PreparedCase],
     training: Training,
