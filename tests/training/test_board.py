@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from brainmets.config import Architecture, Training
+from brainmets.config import Architecture, Tiling, Training
 from brainmets.training import loop
 from brainmets.training.loop import train
 from training_cases import prepared_case
@@ -27,7 +27,10 @@ def _one_settling_batch(monkeypatch):
 
 
 def run(folder, **options):
-    train(CASES[:2], ARCHITECTURE, TRAINING, folder / "run.pt", validation=CASES[2:], **options)
+    train(
+        CASES[:2], ARCHITECTURE, TRAINING, folder / "run.pt", validation=CASES[2:],
+        tiling=Tiling(32), **options,
+    )  # fmt: skip
 
 
 def shown(folder):
@@ -80,5 +83,7 @@ def test_without_tensorboardx_nothing_is_written(tmp_path, monkeypatch):
 
 def test_whole_cases_that_are_not_looked_at_leave_no_number(tmp_path):
     blind = replace(TRAINING, validation_cases=0)
-    train(CASES[:2], ARCHITECTURE, blind, tmp_path / "run.pt", validation=CASES[2:])
+    train(
+        CASES[:2], ARCHITECTURE, blind, tmp_path / "run.pt", validation=CASES[2:], tiling=Tiling(32)
+    )
     assert not [name for name, _ in shown(tmp_path) if name == "validation/f1"]

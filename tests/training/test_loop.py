@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from brainmets.config import Architecture, DecisionRule, Training
+from brainmets.config import Architecture, DecisionRule, Tiling, Training
 from brainmets.errors import ConfigError, RunError
 from brainmets.network.unet import UNet
 from brainmets.training import loop, patches
@@ -18,6 +18,7 @@ from brainmets.training.validation import Look
 from training_cases import prepared_case
 
 ARCHITECTURE = Architecture(width=4, full_resolution_channels=4)
+TILING = Tiling(32)
 TRAINING = Training(
     steps=4, batch=2, patch_vox=32, warmup_steps=2, checkpoint_every=2, precision="f32", seed=1
 )
@@ -146,7 +147,7 @@ def test_looking_at_validation_cases_teaches_nothing(cases, tmp_path):
     blind = train(cases[:2], ARCHITECTURE, training, tmp_path / "a.pt")
     moments = []
     seeing = train(
-        cases[:2], ARCHITECTURE, training, tmp_path / "b.pt", validation=cases[2:],
+        cases[:2], ARCHITECTURE, training, tmp_path / "b.pt", validation=cases[2:], tiling=TILING,
         report=moments.append,
     )  # fmt: skip
     assert equal(blind, seeing)
@@ -173,7 +174,9 @@ def test_the_weights_that_found_most_are_kept(cases, tmp_path, monkeypatch, scor
     """Of equals the later."""
     seen = scripted(monkeypatch, scores)
     often = replace(TRAINING, validate_every=1)
-    kept = train(cases[:2], ARCHITECTURE, often, tmp_path / "run.pt", validation=cases[2:])
+    kept = train(
+        cases[:2], ARCHITECTURE, often, tmp_path / "run.pt", validation=cases[2:], tiling=TILING
+    )
     assert len(seen) == 4
     for name, value in kept.named_parameters():
         assert torch.equal(value, seen[best][name])
@@ -183,22 +186,43 @@ def test_what_was_kept_survives_a_break(cases, tmp_path, monkeypatch):
     """The best step comes before the last checkpoint: its weights are in it."""
     often = replace(TRAINING, validate_every=1)
     scripted(monkeypatch, (3, 7, 5, 6))
-    straight = train(cases[:2], ARCHITECTURE, often, tmp_path / "a.pt", validation=cases[2:])
+    straight = train(
+        cases[:2], ARCHITECTURE, often, tmp_path / "a.pt", validation=cases[2:], tiling=TILING
+    )
     heal = kill_at(monkeypatch, 3)
     scripted(monkeypatch, (3, 7, 5))
     with pytest.raises(KeyboardInterrupt):
-        train(cases[:2], ARCHITECTURE, often, tmp_path / "b.pt", validation=cases[2:])
+        train(
+            cases[:2], ARCHITECTURE, often, tmp_path / "b.pt", validation=cases[2:], tiling=TILING
+        )
     heal()
     scripted(monkeypatch, (5, 6))
-    again = train(cases[:2], ARCHITECTURE, often, tmp_path / "b.pt", validation=cases[2:])
+    again = train(
+        cases[:2], ARCHITECTURE, often, tmp_path / "b.pt", validation=cases[2:], tiling=TILING
+    )
     assert equal(again, straight)
 
 
 def test_a_run_does_not_resume_with_other_validation_cases(cases, tmp_path):
     """They choose the weights: of two cohorts the best of either would be compared."""
-    train(cases[:1], ARCHITECTURE, TRAINING, tmp_path / "r.pt", validation=cases[1:2], until=2)
+    train(
+        cases[:1],
+        ARCHITECTURE,
+        TRAINING,
+        tmp_path / "r.pt",
+        validation=cases[1:2],
+        tiling=TILING,
+        until=2,
+    )
     with pytest.raises(ConfigError, match="other settings or cases"):
-        train(cases[:1], ARCHITECTURE, TRAINING, tmp_path / "r.pt", validation=cases[2:])
+        train(
+            cases[:1],
+            ARCHITECTURE,
+            TRAINING,
+            tmp_path / "r.pt",
+            validation=cases[2:],
+            tiling=TILING,
+        )
 
 
 def test_no_whole_case_is_looked_at_if_none_is_asked_for(cases, tmp_path, monkeypatch):
@@ -206,7 +230,7 @@ def test_no_whole_case_is_looked_at_if_none_is_asked_for(cases, tmp_path, monkey
     blind = replace(TRAINING, validate_every=1, validation_cases=0)
     moments = []
     train(
-        cases[:2], ARCHITECTURE, blind, tmp_path / "a.pt", validation=cases[2:],
+        cases[:2], ARCHITECTURE, blind, tmp_path / "a.pt", validation=cases[2:], tiling=TILING,
         report=moments.append,
     )  # fmt: skip
     assert not seen
@@ -243,12 +267,33 @@ def test_the_patches_of_a_step_that_diverged_are_kept(cases, tmp_path, monkeypat
 
 def test_the_log_has_every_step_and_survives_a_break(cases, tmp_path, monkeypatch):
     often = replace(TRAINING, validate_every=2)
-    train(cases[:2], ARCHITECTURE, often, tmp_path / "a" / "run.pt", validation=cases[2:])
+    train(
+        cases[:2],
+        ARCHITECTURE,
+        often,
+        tmp_path / "a" / "run.pt",
+        validation=cases[2:],
+        tiling=TILING,
+    )
     heal = kill_at(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
-        train(cases[:2], ARCHITECTURE, often, tmp_path / "b" / "run.pt", validation=cases[2:])
+        train(
+            cases[:2],
+            ARCHITECTURE,
+            often,
+            tmp_path / "b" / "run.pt",
+            validation=cases[2:],
+            tiling=TILING,
+        )
     heal()
-    train(cases[:2], ARCHITECTURE, often, tmp_path / "b" / "run.pt", validation=cases[2:])
+    train(
+        cases[:2],
+        ARCHITECTURE,
+        often,
+        tmp_path / "b" / "run.pt",
+        validation=cases[2:],
+        tiling=TILING,
+    )
     one, other = ((tmp_path / x / "losses.csv").read_text(encoding="utf-8") for x in "ab")
     assert one == other
     rows = list(csv.DictReader(one.splitlines()))
