@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 import brainmets
 from brainmets.cohort import Scan
 from brainmets.errors import GridMismatchError, ReadError
+from brainmets.evaluation.evaluate import _rule_beside
 from brainmets.io import nifti
+from brainmets.lesions import find
 from brainmets.pipeline import analyse, brain_checks, measure_mask
 from brainmets.preprocess.brain import Brain, Extractor
 from brainmets.report.case import write_case
@@ -98,6 +100,22 @@ def test_a_temperature_changes_what_is_told_and_nothing_that_is_outlined():
     assert all(one.mean_probability < other.mean_probability for one, other in assert_told)
     assert told.probability.data.max() < plain.probability.data.max()
     assert told.provenance["options"]["temperature"] == 2.0
+    rule = cooler.bundle.rule.told(2.0)
+    assert rule.high < cooler.bundle.rule.high
+    np.testing.assert_array_equal(find(told.probability, rule).data, plain.mask.data)
+
+
+def test_scoring_takes_the_rule_for_the_probabilities_that_were_told(tmp_path):
+    """Candidates of the free-response curve are those of the model, whatever its temperature."""
+    cooler = replace(MODEL, bundle=replace(MODEL.bundle, temperature=3.0))
+    found = []
+    for name, model in (("plain", MODEL), ("cooler", cooler)):
+        report = analyse(scan_of(head().scan), model=model)
+        write_case(report, tmp_path / name)
+        rule = _rule_beside(tmp_path / name / "mask.nii.gz")
+        found.append(find(report.probability, replace(rule, high=rule.low)).data)
+    assert found[0].any()
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_a_head_without_lesions_gives_none():

@@ -103,6 +103,14 @@ class DecisionRule:
         _require(0 < self.low <= self.high <= 1, f"0 < low ({self.low}) ≤ high ({self.high}) ≤ 1")
         _require(self.smallest_mm3 >= 0, f"smallest_mm3 is {self.smallest_mm3}, below 0")
 
+    def told(self, temperature: float) -> "DecisionRule":
+        """The same rule for probabilities whose log odds were divided by a temperature.
+
+        Reports and ``probability.nii.gz`` hold such; the rule is for the network's own.
+        """
+        low, high = (1 / (1 + (1 / t - 1) ** (1 / temperature)) for t in (self.low, self.high))
+        return dataclasses.replace(self, low=low, high=high)
+
 
 LOSSES = ("dice+ce", "dice+ce+cc", "dice+ce+blob", "focal-tversky+ce")
 SCHEDULES = ("cosine", "polynomial")

@@ -218,14 +218,23 @@ def _score_files(job: _Job) -> CaseScores:
 
 
 def _rule_beside(prediction: Path) -> DecisionRule | None:
-    """The decision rule that made a prediction, if ``report.json`` lies beside it and tells."""
+    """The decision rule that made a prediction, if ``report.json`` lies beside it and tells.
+
+    For the probabilities as they are told, which lie beside it too.
+    """
     path = prediction.with_name(REPORT_NAME)
     if not path.is_file():
         return None
     try:
-        rule = json.loads(path.read_text(encoding="utf-8"))["provenance"]["decision_rule"]
-        return None if rule is None else from_mapping(DecisionRule, dict(rule))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        made = json.loads(path.read_text(encoding="utf-8"))["provenance"]
+        rule, temperature = made["decision_rule"], made.get("options", {}).get("temperature", 1.0)
+        if rule is None:
+            return None
+        rule = from_mapping(DecisionRule, dict(rule))
+        return rule if temperature == 1 else rule.told(float(temperature))
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError,
+    ) as error:  # fmt: skip
         raise ReadError(
             f"{REPORT_NAME}: not a report ({type(error).__name__}); make the prediction again, or "
             "remove the file"

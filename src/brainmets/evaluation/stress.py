@@ -174,7 +174,7 @@ def ask(examination: Examination, model: Model, name: str) -> StressCase:
     A scan that the line refuses, for example because it finds no brain, has nothing announced.
     """
     facts, lesions = posed(examination)
-    rule = model.bundle.rule
+    rule = model.bundle.rule.told(model.bundle.temperature)
     announced: tuple[Announced, ...] = ()
     refused = ""
     try:
