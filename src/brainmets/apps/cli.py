@@ -3,7 +3,6 @@
 Heavy libraries are imported inside the commands, so that ``brainmets --help`` is quick.
 """
 
-import os
 import sys
 from dataclasses import replace
 from io import TextIOWrapper
@@ -35,7 +34,7 @@ from brainmets.apps.options import (
     ThreadsOption,
 )
 from brainmets.apps.study import study as study_commands
-from brainmets.apps.terminal import print_mapping, print_table, say_error, screen
+from brainmets.apps.terminal import PROCESS, print_mapping, print_table, say_error, screen
 from brainmets.errors import BrainmetsError, ReadError
 
 if TYPE_CHECKING:
@@ -297,8 +296,8 @@ def train(
             plan, out, work or out.with_suffix(".work"), workers=workers,
             device=device.value, until=until, listeners=listeners,
         )  # fmt: skip
-    if os.environ.get("RANK", "0") != "0":
-        return  # the first process of torchrun speaks for all
+    if PROCESS != "0":
+        return
     typer.echo(f"model: {out}")
     if "results" in bundle.card:
         print_mapping(f"{bundle.name}: results", bundle.card["results"])

@@ -11,16 +11,14 @@ if TYPE_CHECKING:
     from brainmets.cohort import Case
     from brainmets.pipeline import Model
 
-screen = Console(
-    stderr=True, highlight=False, emoji=False, quiet=os.environ.get("RANK", "0") != "0"
-)
-"""Of several processes that ``torchrun`` started, only the first speaks, but of errors."""
+PROCESS = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
+"""Which of several that ``torchrun`` started; only the first speaks, but of errors."""
+screen = Console(stderr=True, highlight=False, emoji=False, quiet=PROCESS != "0")
 
 
 def say_error(message: str) -> None:
     """Print one line, and which process it comes from if it is not the first."""
-    rank = os.environ.get("RANK", "0")
-    process = "" if rank == "0" else f"process {rank}: "
+    process = "" if PROCESS == "0" else f"process {PROCESS}: "
     console = Console(stderr=True, highlight=False, emoji=False)
     console.print(f"{process}error: {message}", markup=False, soft_wrap=True)
 

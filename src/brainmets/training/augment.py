@@ -90,8 +90,8 @@ def vary(training: Training, rng: np.random.Generator) -> Variation:
         offset=float(rng.uniform(-0.2, 0.2)),
         gamma=float(np.exp(rng.uniform(-0.35, 0.35))) if rng.random() < 0.4 else 1.0,
         field=_nodes(rng, (FIELD_NODES,) * 3, 0.1) if rng.random() < 0.3 else None,
-        blur_vox=_blur(rng) if rng.random() < 0.3 else (0.0, 0.0, 0.0),
-        coarse=_coarse(rng) if rng.random() < 0.15 else (1.0, 1.0, 1.0),
+        blur_vox=_by_axis(rng, 0, (0.8, 2.5), (0.3, 0.8)) if rng.random() < 0.3 else (0, 0, 0),
+        coarse=_by_axis(rng, 1, (1.5, 4), (1, 1.8)) if rng.random() < 0.15 else (1, 1, 1),
         noise=float(rng.uniform(0, 0.25)) if rng.random() < 0.4 else 0.0,
         seed=int(rng.integers(2**31)),
     )
@@ -114,24 +114,19 @@ def _matrix(rng: np.random.Generator) -> npt.NDArray[np.float64]:
     return np.asarray(matrix * scale)
 
 
-def _blur(rng: np.random.Generator) -> tuple[float, float, float]:
-    """Along one axis, as thick slices do, or a little along all."""
-    blur = np.zeros(3)
+def _by_axis(
+    rng: np.random.Generator,
+    none: float,
+    along_one: tuple[float, float],
+    along_all: tuple[float, float],
+) -> tuple[float, float, float]:
+    """Much along one axis, as thick slices have it, or a little along all."""
+    values = np.full(3, float(none))
     if rng.random() < 0.5:
-        blur[rng.integers(3)] = rng.uniform(0.8, 2.5)
+        values[rng.integers(3)] = rng.uniform(*along_one)
     else:
-        blur[:] = rng.uniform(0.3, 0.8)
-    return float(blur[0]), float(blur[1]), float(blur[2])
-
-
-def _coarse(rng: np.random.Generator) -> tuple[float, float, float]:
-    """Long voxels along one axis, or larger ones."""
-    factors = np.ones(3)
-    if rng.random() < 0.5:
-        factors[rng.integers(3)] = rng.uniform(1.5, 4)
-    else:
-        factors[:] = rng.uniform(1, 1.8)
-    return float(factors[0]), float(factors[1]), float(factors[2])
+        values[:] = rng.uniform(*along_all)
+    return float(values[0]), float(values[1]), float(values[2])
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 
 from brainmets.errors import ConfigError
 
@@ -71,15 +71,9 @@ class Ranks:
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         distributed.all_reduce(flat)
         flat /= self.count
-        start = 0
-        for gradient in gradients:
-            stop = start + gradient.numel()
-            gradient.copy_(_shaped(flat[start:stop], gradient))
-            start = stop
-
-
-def _shaped(flat: Tensor, like: Tensor) -> Tensor:
-    return flat.view(like.shape)
+        sizes = [gradient.numel() for gradient in gradients]
+        for gradient, mean in zip(gradients, torch.split(flat, sizes), strict=True):
+            gradient.copy_(mean.view(gradient.shape))
 
 
 def _where() -> str:
