@@ -111,7 +111,7 @@ def test_scoring_takes_the_rule_for_the_probabilities_that_were_told(tmp_path):
     found = []
     for name, model in (("plain", MODEL), ("cooler", cooler)):
         report = analyse(scan_of(head().scan), model=model)
-        write_case(report, tmp_path / name)
+        write_case(report, tmp_path / name, save_probability=True)
         rule = _rule_beside(tmp_path / name / "mask.nii.gz")
         found.append(find(report.probability, replace(rule, high=rule.low)).data)
     assert found[0].any()
