@@ -3,6 +3,7 @@
 The chances and ranges are brainmets'; there is no receive field, and no brain mask that varies.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,9 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from torch import Tensor
-from torch.utils.data import Dataset
 
 PACKAGES = ("batchgeneratorsv2",)
-SIDE = 128
+SIDE, KINDS = 128, ("image", "labels")
 TURN = np.radians(15)
 READ = 160
 """Side of the block that is cut for a patch to be turned in."""
@@ -50,32 +50,21 @@ def _transforms() -> ComposeTransforms:
     ])  # fmt: skip
 
 
-class _Patches(Dataset[tuple[Tensor, Tensor]]):
-    def __init__(self, folder: Path, count: int) -> None:
-        self.cases = [
-            (torch.from_numpy(np.load(path)), torch.from_numpy(np.load(path.with_name(
-                path.name.replace("image", "labels")
-            ))))
-            for path in sorted(folder.glob("image*.npy"))
-        ]  # fmt: skip
-        self.count, self.transforms = count, _transforms()
+def drawer(folder: Path) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """Draws the patch of a number."""
+    cases = [
+        tuple(torch.from_numpy(np.load(folder / f"{kind}{number}.npy")) for kind in KINDS)
+        for number in range(len(list(folder.glob("image*.npy"))))
+    ]
+    transforms = _transforms()
 
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if index >= self.count:
-            raise IndexError(index)
-        torch.set_num_threads(1)
-        rng = np.random.default_rng(index)
-        image, labels = self.cases[int(rng.integers(len(self.cases)))]
+    def draw(number: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng(number)
+        image, labels = cases[int(rng.integers(len(cases)))]
         start = [int(rng.integers(0, max(1, n - READ + 1))) for n in image.shape]
         block = tuple(slice(s, s + READ) for s in start)
         given = {"image": image[block].float()[None], "segmentation": labels[block][None].short()}
-        done = self.transforms(**given)
+        done = transforms(**given)
         return done["image"], done["segmentation"]
 
-
-def dataset(folder: Path, count: int) -> Dataset[tuple[Tensor, Tensor]]:
-    """``count`` patches."""
-    return _Patches(folder, count)
+    return draw

@@ -3,11 +3,11 @@
 The chances and ranges are brainmets'; there is no brain mask that varies.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from monai.data import CacheDataset
 from monai.transforms import (
     Compose,
@@ -25,7 +25,6 @@ from monai.transforms import (
     RandSpatialCropd,
 )
 from torch import Tensor
-from torch.utils.data import Dataset
 
 PACKAGES = ("monai",)
 SIDE, READ = 128, 160
@@ -53,29 +52,16 @@ def _transforms() -> list[Any]:
     ]  # fmt: skip
 
 
-class _Patches(Dataset[tuple[Tensor, Tensor]]):
-    def __init__(self, folder: Path, count: int) -> None:
-        files = [
-            {"image": np.load(path).astype(np.float32)[None],
-             "labels": np.load(path.with_name(path.name.replace("image", "labels")))[None]}
-            for path in sorted(folder.glob("image*.npy"))
-        ]  # fmt: skip
-        self.cached = CacheDataset(
-            files, Compose([EnsureTyped(BOTH), *_transforms()]), progress=False
-        )
-        self.count = count
+def drawer(folder: Path) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """Draws the patch of a number."""
+    cases = [
+        {kind: np.load(folder / f"{kind}{number}.npy").astype(np.float32)[None] for kind in BOTH}
+        for number in range(len(list(folder.glob("image*.npy"))))
+    ]
+    cached = CacheDataset(cases, Compose([EnsureTyped(BOTH), *_transforms()]), progress=False)
 
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if index >= self.count:
-            raise IndexError(index)
-        torch.set_num_threads(1)
-        drawn = self.cached[index % len(self.cached)]
+    def draw(number: int) -> tuple[Tensor, Tensor]:
+        drawn = cached[number % len(cached)]
         return drawn["image"].as_tensor(), drawn["labels"].as_tensor()
 
-
-def dataset(folder: Path, count: int) -> Dataset[tuple[Tensor, Tensor]]:
-    """``count`` patches."""
-    return _Patches(folder, count)
+    return draw
