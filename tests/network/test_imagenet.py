@@ -95,7 +95,7 @@ def test_faults_are_named_and_change_nothing():
 
 
 def test_another_width_or_rule_is_refused():
-    with pytest.raises(ConfigError, match="fits only 64"):
+    with pytest.raises(ConfigError, match="width is 16"):
         load_resnet34(Encoder(1, 16), {}, "mean")
     with pytest.raises(ConfigError, match="'median'"):
         load_resnet34(Encoder(1, 64), {}, "median")

@@ -87,9 +87,9 @@ def test_recomputing_keeps_less(cases):
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t, saved=saved: saved.append(t.nbytes) or t, lambda t: t
         ):
-            network(torch.zeros(1, 1, 64, 64, 64))
+            network.encoder(torch.zeros(1, 1, 64, 64, 64))
         kept[recompute] = sum(saved)
-    assert kept[True] < kept[False] / 2
+    assert kept[True] < 0.65 * kept[False]
 
 
 def test_a_finished_run_started_again_gives_the_same_without_training(cases, tmp_path, monkeypatch):

@@ -245,6 +245,9 @@ def train(
     deep_supervision: Annotated[
         int, typer.Option(min=0, max=4, help="Coarser stages that answer too while it learns.")
     ] = 0,
+    validate_every: Annotated[
+        int, typer.Option(min=1, help="Steps between looks at validation cases.")
+    ] = 200,
     recompute: Annotated[
         bool, typer.Option(help="Less memory and more time, for the same weights.")
     ] = False,
@@ -284,7 +287,7 @@ def train(
             "steps": steps, "learning_rate": learning_rate, "batch": batch, "seed": seed,
             "loss": loss, **({} if patch is None else {"patch_vox": patch}),
             "accumulate": accumulate, "schedule": schedule, "recompute": recompute,
-            "deep_supervision": deep_supervision,
+            "deep_supervision": deep_supervision, "validate_every": validate_every,
         },
         trained_on=trained_on, target_labels=target, start=start, encoder=begun,
         frozen=FrozenSplit(split, fold) if split else None,

@@ -44,15 +44,18 @@ def load_resnet34(encoder: Encoder, flat: Mapping[str, Tensor], rule: str) -> li
         The report: one line for each tensor loaded, with both shapes.
 
     Raises:
-        ConfigError: an unknown rule, or an encoder of another width than 64.
+        ConfigError: an unknown rule, or an encoder of another width than the checkpoint's.
         BundleError: tensors that are missing, superfluous or of wrong shape, by name; the
             encoder is then as before.
     """
     if rule not in RULES:
         raise ConfigError(f"inflation rule {rule!r}; expected one of {', '.join(RULES)}")
-    if encoder.conv1.out_channels != WIDTH:
+    first = flat.get("conv1.weight")
+    width = WIDTH if first is None else len(first)
+    if encoder.conv1.out_channels != width:
         raise ConfigError(
-            f"the encoder's width is {encoder.conv1.out_channels}; a ResNet-34 fits only {WIDTH}"
+            f"the encoder's width is {encoder.conv1.out_channels}, this ResNet-34's {width}, and "
+            f"torchvision's {WIDTH}, that of the preset 'paper'"
         )
     given = {k: v for k, v in flat.items() if k not in ("fc.weight", "fc.bias")}
     wanted = encoder.state_dict()

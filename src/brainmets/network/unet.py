@@ -23,6 +23,14 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from brainmets.config import Architecture
+from brainmets.network.lean import (
+    convolved,
+    doubled,
+    first_convolved,
+    is_lean,
+    normalised,
+    pooled,
+)
 
 STRIDE = 32
 """The encoder's total stride: sides of a tile are multiples of it."""
@@ -46,11 +54,15 @@ class BasicBlock(nn.Module):
         if stride != 1 or into != out:
             self.downsample = nn.Sequential(_conv(into, out, 1, stride), nn.BatchNorm3d(out))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, into, …) → (N, out, … / stride)."""
+    def forward(self, x: Tensor, *, lean: bool = True) -> Tensor:
+        """(N, into, …) → (N, out, … / stride).
+
+        What is computed again as a whole need not be ``lean``.
+        """
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = functional.relu(self.bn1(self.conv1(x)))
-        return functional.relu(self.bn2(self.conv2(x)) + shortcut)
+        x = normalised(self.bn1, self.conv1(x))
+        x = convolved(self.conv2, x) if lean else self.conv2(x)
+        return functional.relu(self.bn2(x) + shortcut)
 
 
 class Encoder(nn.Module):
@@ -69,12 +81,12 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features at strides 2, 4, 8, 16 and 32."""
-        half = functional.relu(self.bn1(self.conv1(x)))
-        deep = functional.max_pool3d(half, 3, 2, 1)
+        half = normalised(self.bn1, first_convolved(self.conv1, x))
+        deep = pooled(half)
         features = [half]
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
-                deep = _run(block, deep, recompute=self.recompute)
+                deep = _run(block, deep, recompute=self.recompute, lean=not self.recompute)
             features.append(deep)
         return features
 
@@ -84,16 +96,16 @@ def _stage(into: int, out: int, blocks: int, stride: int) -> nn.Sequential:
     return nn.Sequential(BasicBlock(into, out, stride), *rest)
 
 
-def _run(module: nn.Module, *given: Any, recompute: bool) -> Tensor:
+def _run(module: nn.Module, *given: Any, recompute: bool, **named: Any) -> Tensor:
     """What a module gives; if so wished, computed again for the gradient instead of kept.
 
     Chen et al. 2016 (arXiv:1604.06174). Gradients are the same; running statistics of
     normalisation move twice for each step.
     """
     if recompute and torch.is_grad_enabled():
-        kept: Tensor = checkpoint(module, *given, use_reentrant=False)
+        kept: Tensor = checkpoint(module, *given, use_reentrant=False, **named)
         return kept
-    found: Tensor = module(*given)
+    found: Tensor = module(*given, **named)
     return found
 
 
@@ -110,11 +122,25 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """(N, into, …) → (N, out, … × 2)."""
-        x = functional.interpolate(x, scale_factor=2, mode="nearest")
-        if skip is not None:
-            x = torch.cat([x, skip], dim=1)
-        x = functional.relu(self.bn1(self.conv1(x)))
-        return functional.relu(self.bn2(self.conv2(x)))
+        x = doubled(x)
+        if not is_lean(x, self.bn1):
+            x = self.conv1(x if skip is None else torch.cat([x, skip], dim=1))
+        elif skip is None:
+            x = convolved(self.conv1, x)
+        else:  # two convolutions, and their sum: nothing is joined, nothing kept twice
+            from_below = convolved(self.conv1, x, slice(x.shape[1]))
+            x = from_below.add_(convolved(self.conv1, skip, slice(x.shape[1], None)))
+        x = convolved(self.conv2, normalised(self.bn1, x))
+        return normalised(self.bn2, x)
+
+
+class FullResolution(nn.Sequential):
+    """A convolution, normalised: features that no stride has touched."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, …) → (N, out, …)."""
+        conv, norm = self
+        return normalised(norm, first_convolved(conv, x))  # type: ignore[arg-type]
 
 
 class UNet(nn.Module):
@@ -127,8 +153,8 @@ class UNet(nn.Module):
         self.encoder = Encoder(architecture.in_channels, width)
         self.full_resolution: nn.Module | None = None
         if full:
-            self.full_resolution = nn.Sequential(
-                _conv(architecture.in_channels, full), nn.BatchNorm3d(full), nn.ReLU()
+            self.full_resolution = FullResolution(
+                _conv(architecture.in_channels, full), nn.BatchNorm3d(full)
             )
         skips = [4 * width, 2 * width, width, width, full]
         outs = [4 * width, 2 * width, width, max(8, width // 2), max(8, width // 4)]
@@ -141,8 +167,7 @@ class UNet(nn.Module):
         """Logits of the same spatial shape as ``x``."""
         for finest in self.decoded(x):
             deep = finest
-        logits: Tensor = self.head(deep)
-        return logits
+        return convolved(self.head, deep)
 
     def decoded(self, x: Tensor) -> Iterator[Tensor]:
         """What each stage of the decoder gives, coarsest first; the last has the shape of ``x``."""
@@ -151,8 +176,9 @@ class UNet(nn.Module):
         skips: list[Tensor | None] = list(reversed(features))
         skips.append(None if self.full_resolution is None else self.full_resolution(x))
         del features
+        recompute = self.encoder.recompute and x.device.type != "cpu"  # there it is lean anyway
         for block in self.decoder:
-            deep = _run(block, deep, skips.pop(0), recompute=self.encoder.recompute)
+            deep = _run(block, deep, skips.pop(0), recompute=recompute)
             yield deep
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from brainmets.network.lean import convolved
 from brainmets.network.unet import UNet
 from brainmets.training.augment import Batch
 
@@ -33,7 +34,7 @@ class DeepHeads(nn.Module):
         """Logits of the finest stage and of the coarser ones, finest first."""
         stages = list(network.decoded(image))[::-1]
         coarser = zip(self.convs, stages[1:], strict=False)  # not every stage answers
-        return [network.head(stages[0]), *(conv(stage) for conv, stage in coarser)]
+        return [convolved(network.head, stages[0]), *(conv(stage) for conv, stage in coarser)]
 
 
 def shares(count: int) -> tuple[float, ...]:
