@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import brainmets.batch
 from brainmets.batch import DONE, FAILED, FILES, KEPT, Clock, measure_cases, predict_cases
 from brainmets.cohort import Case
 from brainmets.errors import CohortError, WriteError
@@ -174,6 +176,49 @@ def test_an_input_that_vanishes_on_the_way_is_one_clear_error(scans, tmp_path):
     assert not (tmp_path / "out" / "ben").exists()
 
 
+def test_the_next_case_is_read_and_the_last_one_written_meanwhile(scans, tmp_path, monkeypatch):
+    """Each waits for the other: one after the other they would wait for ever."""
+    read, worked = threading.Event(), threading.Event()
+    write = brainmets.batch.write_case
+
+    def watch(case, stage, _done, _total):
+        if (case.case_id, stage) == ("ben", "read"):
+            read.set()
+        if (case.case_id, stage) == ("anna", "restore"):
+            assert read.wait(60)
+        if (case.case_id, stage) == ("ben", "restore"):
+            worked.set()
+
+    def slow(report, folder, **options):
+        assert report.case_id != "anna" or worked.wait(60)
+        write(report, folder, **options)
+
+    monkeypatch.setattr("brainmets.batch.write_case", slow)
+    outcomes = predict_cases(cases_in(scans), tmp_path / "out", coarse_model(), watch=watch)
+    assert set(status_of(outcomes).values()) == {DONE}
+
+
+def test_a_large_scan_is_alone(scans, tmp_path, monkeypatch):
+    """From its first step of work to its last byte no other case is read, made or written."""
+    monkeypatch.setattr("brainmets.batch.LARGE_VOX", 1)
+    order = []
+    write = brainmets.batch.write_case
+
+    def noted(report, folder, **options):
+        write(report, folder, **options)
+        order.append((report.case_id, "written"))
+
+    def watch(case, stage, done, _total):
+        if not done:
+            order.append((case.case_id, stage))
+
+    monkeypatch.setattr("brainmets.batch.write_case", noted)
+    predict_cases(cases_in(scans), tmp_path / "out", coarse_model(), watch=watch)
+    names = [case_id for case_id, _ in order]
+    assert names == sorted(names)
+    assert names.count("ben") == names.count("anna") > 3
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -198,7 +243,8 @@ def test_whatever_goes_wrong_in_one_case_stays_there(scans, tmp_path, error, wor
 @pytest.mark.parametrize("name", ["report.json", "run.json"])
 def test_control_c_leaves_finished_cases_and_nothing_unfinished(scans, tmp_path, monkeypatch, name):
     def interrupted(path, value):
-        if path.name == name and "ben" in seen:
+        seen.append(path.name)
+        if seen.count(name) == 2:  # of ben: cases are written in turn
             raise KeyboardInterrupt
         write_json(path, value)
 
@@ -210,7 +256,6 @@ def test_control_c_leaves_finished_cases_and_nothing_unfinished(scans, tmp_path,
             cases_in(scans),
             tmp_path / "out",
             coarse_model(),
-            watch=lambda case, *_: seen.append(case.case_id),
         )
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["anna"]
 

@@ -92,6 +92,7 @@ def test_several_networks_and_large_tiles_take_more():
     assert expected_peak_mb(replace(model, bundle=replace(model.bundle, networks=3)), 10**7) > one
     assert expected_peak_mb(replace(model, largest_vox=10**7), 10**7) > one
     assert expected_peak_mb(model, 2 * 10**7) > one
+    assert expected_peak_mb(model, 10**7, several=True) > one
 
 
 def test_the_command_states_it(tmp_path, capsys):

@@ -2,6 +2,9 @@
 
 A case's folder appears only when it is whole, and it carries the fingerprint of what it
 was made from; a second start skips what is there and still true, and makes the rest.
+
+While one case is analysed the next is read and the one before is written, each on a thread of its
+own: neither keeps more than one processor busy. Of large scans only one is held at a time.
 """
 
 import csv
@@ -11,15 +14,18 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import brainmets
 from brainmets import memory
-from brainmets.cohort import Case, Cohort
+from brainmets.cohort import Case, Cohort, Scan
 from brainmets.errors import BrainmetsError, CohortError, ReadError
 from brainmets.io import images, nifti
 from brainmets.io.storage import (
@@ -30,7 +36,7 @@ from brainmets.io.storage import (
     whole_folder,
     write_json,
 )
-from brainmets.pipeline import Model, analyse, measure_mask
+from brainmets.pipeline import Model, Progress, analyse, measure_mask
 from brainmets.preprocess.brain import AUTO, Extractor
 from brainmets.report.case import write_case
 from brainmets.report.content import Report
@@ -42,6 +48,8 @@ FILES = ("mask.nii.gz", "lesions.csv", "report.json", "report.html", "run.json")
 """What every finished case's folder holds."""
 PROBABILITY = "probability.nii.gz"
 """What it may hold besides."""
+LARGE_VOX = 40_000_000
+"""Voxels of a scan beside which no other case is held."""
 LOG = logging.getLogger(__name__)
 
 
@@ -55,7 +63,7 @@ class Outcome:
         message: why it failed.
         lesions: how many were found.
         volume_mm3: of all lesions together.
-        seconds: wall time of this case.
+        seconds: wall time of this case's stages.
         exit_code: 0, or what the error asks for.
     """
 
@@ -121,14 +129,7 @@ def predict_cases(
         WriteError: ``out`` cannot be written to.
     """
 
-    def make(case: Case, clock: Clock) -> Report:
-        def told(stage: str, done: int, total: int) -> None:
-            clock(stage, done, total)
-            if watch:
-                watch(case, stage, done, total)
-
-        told("read", 0, 1)
-        scan = images.read_case(case)
+    def make(case: Case, scan: Scan, told: Progress) -> Report:
         return analyse(
             scan, model=model, brain_mask=case.brain_mask, extractor=extractor,
             case_id=case.case_id, progress=told,
@@ -140,94 +141,148 @@ def predict_cases(
         str(save_probability),
     )  # fmt: skip
     run = {"engine": model.engine.name, "engine_reason": model.reason}
-    return _run(
-        cases, out, made_with, make, save_probability=save_probability, notes=run, profile=profile
-    )
+    line = _Line(out, made_with, make, save_probability, run, watch, profile)
+    return _run(cases, line)
 
 
 def measure_cases(cases: Iterable[Case], out: Path) -> tuple[Outcome, ...]:
     """Report on every case's own mask into ``out/ID``, and write ``out/summary.csv``."""
 
-    def make(case: Case, clock: Clock) -> Report:
-        clock("read", 0, 1)
+    def make(case: Case, scan: Scan, told: Progress) -> Report:
         if case.mask is None:
             raise CohortError(f"case {case.case_id}: no mask to measure; name one")
-        scan = images.read_case(case)
         mask = nifti.read_labels(case.mask)
-        clock("lesions", 0, 1)
+        told("lesions", 0, 1)
         return measure_mask(scan, mask, case_id=case.case_id)
 
-    return _run(cases, out, ("measured",), make, save_probability=False)
+    return _run(cases, _Line(out, ("measured",), make))
 
 
-def _run(
-    cases: Iterable[Case],
-    out: Path,
-    made_with: Sequence[str],
-    make: Callable[[Case, Clock], Report],
-    *,
-    save_probability: bool,
-    notes: Mapping[str, Any] | None = None,
-    profile: bool = False,
-) -> tuple[Outcome, ...]:
+@dataclass
+class _Started:
+    """A case on its way: what was read of it, then what was made of it.
+
+    An outcome, once there is one, is the last word.
+    """
+
+    case: Case
+    clock: Clock
+    fingerprint: str = ""
+    scan: Scan | None = None
+    report: Report | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def is_large(self) -> bool:
+        return self.scan is not None and self.scan.volume.data.size > LARGE_VOX
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What is done to a case, in three steps that follow each other."""
+
+    out: Path
+    made_with: Sequence[str]
+    make: Callable[[Case, Scan, Progress], Report]
+    save_probability: bool = False
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    watch: Watch | None = None
+    profile: bool = False
+
+    def read(self, case: Case) -> _Started:
+        """Read what is not done yet."""
+        started = _Started(case, Clock(peaks_mb={} if self.profile else None))
+        with _kept_to(started):
+            _require_folder_name(case.case_id)
+            started.clock("fingerprint", 0, 1)
+            started.fingerprint = _fingerprint(case, self.made_with)
+            started.outcome = _kept(case, self.out, started.fingerprint)
+            if started.outcome is None:
+                require_own(self.out / case.case_id, (*FILES, PROBABILITY))
+                self._told(started)("read", 0, 1)
+                started.scan = images.read_case(case)
+        return started
+
+    def work(self, started: _Started) -> None:
+        """Make the report of what was read."""
+        if started.scan is not None and started.outcome is None:
+            with _kept_to(started):
+                started.report = self.make(started.case, started.scan, self._told(started))
+        started.scan = None
+
+    def write(self, started: _Started) -> Outcome:
+        """Put the report on disk."""
+        case, report, clock = started.case, started.report, started.clock
+        if report is not None and started.outcome is None:
+            with _kept_to(started), whole_folder(self.out / case.case_id) as folder:
+                clock("write", 0, 1)
+                write_case(report, folder, save_probability=self.save_probability)
+                clock.stop()
+                record = _run_record(started.fingerprint, clock)
+                write_json(folder / "run.json", {**record, **self.notes})
+        if started.outcome is None and report is not None:
+            volume = total_volume_mm3(report)
+            started.outcome = Outcome(case.case_id, DONE, "", len(report.lesions), volume)
+        started.report = None
+        ended = started.outcome or Outcome(case.case_id, FAILED, "nothing was made", exit_code=1)
+        return replace(ended, seconds=sum(clock.stages.values()))
+
+    def _told(self, started: _Started) -> Progress:
+        def told(stage: str, done: int, total: int) -> None:
+            started.clock(stage, done, total)
+            if self.watch:
+                self.watch(started.case, stage, done, total)
+
+        return told
+
+
+def _run(cases: Iterable[Case], line: _Line) -> tuple[Outcome, ...]:
     cohort = Cohort(tuple(cases))
-    require_writable(out)
-    sweep(out)
-    outcomes = []
-    for case in cohort:
-        started = time.monotonic()
-        outcome = _one(
-            case,
-            out,
-            made_with,
-            make,
-            save_probability=save_probability,
-            notes=notes,
-            profile=profile,
-        )
-        seconds = time.monotonic() - started
-        outcomes.append(Outcome(**{**outcome.__dict__, "seconds": seconds}))
-    _write_summary(outcomes, out / SUMMARY)
-    return tuple(outcomes)
+    require_writable(line.out)
+    sweep(line.out)
+    outcomes: list[Future[Outcome]] = []
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        coming = deque(cohort)
+        ahead = reader.submit(line.read, coming.popleft()) if coming else None
+        while ahead:
+            started, ahead = ahead.result(), None
+            alone = line.profile or started.is_large
+            if alone and outcomes:
+                outcomes[-1].result()
+            if coming and not alone:
+                ahead = reader.submit(line.read, coming.popleft())
+            line.work(started)
+            if outcomes:
+                outcomes[-1].result()  # so that no more than one waits to be written
+            outcomes.append(writer.submit(line.write, started))
+            if coming and ahead is None:
+                outcomes[-1].result()
+                ahead = reader.submit(line.read, coming.popleft())
+    ended = tuple(outcome.result() for outcome in outcomes)
+    _write_summary(ended, line.out / SUMMARY)
+    return ended
 
 
-def _one(
-    case: Case,
-    out: Path,
-    made_with: Sequence[str],
-    make: Callable[[Case, Clock], Report],
-    *,
-    save_probability: bool,
-    notes: Mapping[str, Any] | None = None,
-    profile: bool = False,
-) -> Outcome:
-    clock = Clock(peaks_mb={} if profile else None)
+@contextmanager
+def _kept_to(started: _Started) -> Iterator[None]:
+    """Let no fault of one case stop the others; what is running of it has ended after this."""
+    case_id = started.case.case_id
     try:
-        _require_folder_name(case.case_id)
-        clock("fingerprint", 0, 1)
-        fingerprint = _fingerprint(case, made_with)
-        if (kept := _kept(case, out, fingerprint)) is not None:
-            return kept
-        require_own(out / case.case_id, (*FILES, PROBABILITY))
-        report = make(case, clock)
-        with whole_folder(out / case.case_id) as folder:
-            clock("write", 0, 1)
-            write_case(report, folder, save_probability=save_probability)
-            clock.stop()
-            write_json(folder / "run.json", {**_run_record(fingerprint, clock), **(notes or {})})
+        yield
     except BrainmetsError as error:
-        return Outcome(case.case_id, FAILED, str(error), exit_code=error.exit_code)
+        started.outcome = Outcome(case_id, FAILED, str(error), exit_code=error.exit_code)
     except (OSError, MemoryError) as error:
         reason = f"{type(error).__name__}: the machine refused; free memory or disk and start again"
-        return Outcome(case.case_id, FAILED, reason, exit_code=1)
+        started.outcome = Outcome(case_id, FAILED, reason, exit_code=1)
     except Exception as error:  # a fault in one case must not stop the others
-        LOG.debug("case %s", case.case_id, exc_info=True)
+        LOG.debug("case %s", case_id, exc_info=True)
         reason = (
             f"unforeseen {type(error).__name__}. This is a fault of brainmets; run this case "
             "again with --debug and report what it shows"
         )
-        return Outcome(case.case_id, FAILED, reason, exit_code=1)
-    return Outcome(case.case_id, DONE, "", len(report.lesions), total_volume_mm3(report))
+        started.outcome = Outcome(case_id, FAILED, reason, exit_code=1)
+    finally:
+        started.clock.stop()
 
 
 def _require_folder_name(case_id: str) -> None:

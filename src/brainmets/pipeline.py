@@ -26,7 +26,7 @@ from brainmets.volume import Volume, on_grid
 DEFAULT_MODEL = "starter"
 MAX_MEMORY_GB = 3.0
 LIBRARIES_MB = {"openvino": 690, "torch": 1000}
-SCAN_BYTES_PER_VOXEL = 13.2
+SCAN_BYTES_PER_VOXEL, BESIDE_BYTES_PER_VOXEL = 13.2, 16.0
 """Measured: see :func:`expected_peak_mb`."""
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, steps done and steps in all."""
@@ -87,7 +87,7 @@ def largest_tile(bundle: Bundle, engine: str, max_memory_gb: float) -> int:
     return int(max_memory_gb * 1e9 / 2 / each)
 
 
-def expected_peak_mb(model: Model, voxels: int) -> int:
+def expected_peak_mb(model: Model, voxels: int, *, several: bool = False) -> int:
     """What one scan will take at most, as measured on scans of 7 to 105 million voxels (MiB).
 
     Libraries and the brain extractor, the network's tile, and what is held of each voxel of the
@@ -96,12 +96,14 @@ def expected_peak_mb(model: Model, voxels: int) -> int:
     Args:
         model: with its engine.
         voxels: of the scan.
+        several: whether another like it is read meanwhile, and another written.
     """
+    each = SCAN_BYTES_PER_VOXEL + (BESIDE_BYTES_PER_VOXEL if several else 0)
     engine = model.engine.name
     tile = max(model.bundle.tiling.tile_vox**3, model.largest_vox)
     network = tile * bytes_per_voxel(model.bundle.architecture, engine) * model.bundle.networks
     libraries = LIBRARIES_MB["openvino" if "openvino" in engine else "torch"]
-    return round(libraries + (network + SCAN_BYTES_PER_VOXEL * voxels) / 2**20)
+    return round(libraries + (network + each * voxels) / 2**20)
 
 
 def _require_memory(bundle: Bundle, engine: str, largest: int, max_memory_gb: float) -> None:

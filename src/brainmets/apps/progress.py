@@ -74,7 +74,7 @@ def case_watch(screen: Console, cases: int) -> Iterator[Callable[["Case", str, i
                 seen.append(case.case_id)
                 if not screen.is_terminal:
                     screen.print(f"case {len(seen)}/{cases}: {case.case_id}", markup=False)
-            label = f"{len(seen)}/{cases} {STAGES.get(stage, stage)}"
+            label = f"{seen.index(case.case_id) + 1}/{cases} {STAGES.get(stage, stage)}"
             bars.update(task, description=label, completed=done, total=total)
 
         yield tell

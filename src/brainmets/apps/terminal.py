@@ -62,12 +62,17 @@ def say_origin(preset: str) -> None:
 
 def say_memory(cases: "Sequence[Case]", model: "Model") -> None:
     """Print what the largest scan will take, before anything is read; of NIfTI alone."""
+    from brainmets.batch import LARGE_VOX
     from brainmets.io.nifti import voxels_announced
     from brainmets.pipeline import expected_peak_mb
 
-    largest = max((voxels_announced(c.image) for c in cases if c.image.is_file()), default=0)
+    sizes = [voxels_announced(case.image) for case in cases if case.image.is_file()]
+    largest = max(sizes, default=0)
     if largest:
-        peak = expected_peak_mb(model, largest) / 1000
+        peak = max(
+            expected_peak_mb(model, size, several=len(cases) > 1 and size <= LARGE_VOX) / 1000
+            for size in sizes
+        )
         screen.print(
             f"memory: at most about {peak:.1f} GB, for the largest scan of {largest / 1e6:.1f} "
             "million voxels", markup=False,
