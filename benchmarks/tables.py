@@ -91,18 +91,19 @@ def _predict() -> str:
 
 def _training_step() -> str:
     result = _load("training_step")
-    keys = ["network", "loop", "seconds", "peak_memory_mb"]
+    keys = ["network", "precision", "loop", "seconds", "peak_memory_mb"]
     rows = [[row[key] for key in keys] for row in result["value"]["rows"]]
     value = result["value"]
     return "\n\n".join(
         [
             "## One step of training",
             (
-                f"{value['batch']} patches of {value['side']}³ in float32, {value['threads']} "
-                "threads, random weights: forward, loss, backward, step of the optimiser. Plain: "
-                "the same network in PyTorch's usual memory layout, with MONAI's DiceCELoss and "
-                "torch's AdamW. Each loop is a process of its own; seconds are those of the "
-                f"fastest step of {value['runs']} after one to warm up; the peak is the "
+                f"{value['batch']} patches of {value['side']}³, {value['threads']} threads, random "
+                "weights: forward, loss, backward, step of the optimiser. Plain: the same network "
+                "as PyTorch computes it in its usual memory layout, with MONAI's DiceCELoss and "
+                "torch's AdamW; it holds no averaged weights, which brainmets does. Each loop is "
+                "a process of its own; seconds are those of the fastest step of "
+                f"{value['runs']} after one to warm up; the peak is the "
                 "process's, less what it held before its first step. GPU: not run."
             ),
             _table([key.replace("_", " ").replace(" mb", ", MB") for key in keys], rows),

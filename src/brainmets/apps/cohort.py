@@ -39,15 +39,16 @@ def check(
         found = check_cohorts(
             named, target_labels=target, labels=labels, workers=workers, progress=progress
         )
-    rows = []
+    columns = []
     for name, _ in named:
         mine = [c for c in found if c.cohort == name]
         counts = [sum(c.sizes.get(b, 0) for c in mine) for b in SIZE_BINS]
         without = sum(not any(c.sizes.values()) for c in mine)
         bad = sum(bool(c.faults) for c in mine)
-        rows.append((name, *map(str, (len(mine), bad, without, sum(counts), *counts))))
-    header = ("cohort", "cases", "faulty", "without lesion", "lesions", *SIZE_BINS)
-    print_table("Cohorts", header, rows)
+        columns.append(map(str, (len(mine), bad, without, sum(counts), *counts)))
+    said = ("cases", "faulty", "without lesion", "lesions", *(f"  {name}" for name in SIZE_BINS))
+    rows = list(zip(said, *columns, strict=True))
+    print_table("Cohorts", ("", *(name for name, _ in named)), rows)
     for checked in found:
         for remark in checked.remarks:
             screen.print(f"case {checked.case_id}: {remark}", markup=False, soft_wrap=True)
