@@ -42,7 +42,7 @@ from brainmets.training.tune import score_cohort
 from record import write
 
 COMMAND = "from brainmets.apps.cli import main; main()"
-LIGHT = ("--patch", "64", "--steps", "1900", "--validate-every", "500")
+LIGHT = ("--steps", "720", "--validate-every", "360")
 FLAT = "flat.pt"
 USUAL = "usual"
 
@@ -63,7 +63,7 @@ class Arm:
 
 
 ARMS = {
-    USUAL: Arm("`--preset light --patch 64`, Dice and cross-entropy, random start"),
+    USUAL: Arm("`--preset light`: Dice and cross-entropy, random start"),
     "thin": Arm("the first version's trainer", ("--steps", "480"), thin=True),
     "cc": Arm("`--loss dice+ce+cc`", (*LIGHT, "--loss", "dice+ce+cc")),
     "centre": Arm(
