@@ -1,6 +1,7 @@
 """Many cases: faults stay apart, nothing half-done stands, and a second start goes on."""
 
 import csv
+import gc
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -178,6 +180,7 @@ def test_an_input_that_vanishes_on_the_way_is_one_clear_error(scans, tmp_path):
 
 def test_the_next_case_is_read_and_the_last_one_written_meanwhile(scans, tmp_path, monkeypatch):
     """Each waits for the other: one after the other they would wait for ever."""
+    monkeypatch.setattr("brainmets.batch.threads", lambda: 2)
     read, worked = threading.Event(), threading.Event()
     write = brainmets.batch.write_case
 
@@ -196,6 +199,39 @@ def test_the_next_case_is_read_and_the_last_one_written_meanwhile(scans, tmp_pat
     monkeypatch.setattr("brainmets.batch.write_case", slow)
     outcomes = predict_cases(cases_in(scans), tmp_path / "out", coarse_model(), watch=watch)
     assert set(status_of(outcomes).values()) == {DONE}
+
+
+@pytest.mark.parametrize(("large", "most"), [(10**9, 3), (1, 1)])
+def test_no_more_scans_are_held_than_are_worked_on(scans, tmp_path, monkeypatch, large, most):
+    """Without garbage collection, so that nothing holds on to what is done."""
+    monkeypatch.setattr("brainmets.batch.LARGE_VOX", large)
+    monkeypatch.setattr("brainmets.batch.threads", lambda: 2)
+    seen, alive = [], []
+    read = brainmets.batch.images.read_case
+
+    def noted(case):
+        scan = read(case)
+        seen.append(weakref.ref(scan))
+        alive.append(held())
+        return scan
+
+    def held():
+        return sum(reference() is not None for reference in seen)
+
+    monkeypatch.setattr("brainmets.batch.images.read_case", noted)
+    names = [f"{name}{number}" for number in range(3) for name in NAMES]
+    for name in names:
+        shutil.copy(scans / f"{name[:-1]}.nii.gz", scans / f"{name}.nii.gz")
+    gc.collect()
+    gc.disable()
+    try:
+        predict_cases(cases_in(scans, names), tmp_path / "out", coarse_model())
+        left = held()
+    finally:
+        gc.enable()
+    assert len(alive) == len(names)
+    assert max(alive) <= most
+    assert left <= 1
 
 
 def test_a_large_scan_is_alone(scans, tmp_path, monkeypatch):

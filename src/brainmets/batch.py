@@ -4,7 +4,8 @@ A case's folder appears only when it is whole, and it carries the fingerprint of
 was made from; a second start skips what is there and still true, and makes the rest.
 
 While one case is analysed the next is read and the one before is written, each on a thread of its
-own: neither keeps more than one processor busy. Of large scans only one is held at a time.
+own: neither keeps more than one processor busy. Large scans are held alone, and so is every case
+where one thread is all that is allowed.
 """
 
 import csv
@@ -26,6 +27,7 @@ from typing import Any
 import brainmets
 from brainmets import memory
 from brainmets.cohort import Case, Cohort, Scan
+from brainmets.concurrency import threads
 from brainmets.errors import BrainmetsError, CohortError, ReadError
 from brainmets.io import images, nifti
 from brainmets.io.storage import (
@@ -49,7 +51,8 @@ FILES = ("mask.nii.gz", "lesions.csv", "report.json", "report.html", "run.json")
 PROBABILITY = "probability.nii.gz"
 """What it may hold besides."""
 LARGE_VOX = 40_000_000
-"""Voxels of a scan beside which no other case is held."""
+"""Voxels of a scan beside which no other case is held. DICOM does not announce them: there the case
+before it may be held while it is read."""
 LOG = logging.getLogger(__name__)
 
 
@@ -151,6 +154,7 @@ def measure_cases(cases: Iterable[Case], out: Path) -> tuple[Outcome, ...]:
     def make(case: Case, scan: Scan, told: Progress) -> Report:
         if case.mask is None:
             raise CohortError(f"case {case.case_id}: no mask to measure; name one")
+        told("read", 0, 1)
         mask = nifti.read_labels(case.mask)
         told("lesions", 0, 1)
         return measure_mask(scan, mask, case_id=case.case_id)
@@ -246,10 +250,10 @@ def _run(cases: Iterable[Case], line: _Line) -> tuple[Outcome, ...]:
         ahead = reader.submit(line.read, coming.popleft()) if coming else None
         while ahead:
             started, ahead = ahead.result(), None
-            alone = line.profile or started.is_large
+            alone = line.profile or threads() == 1 or started.is_large
             if alone and outcomes:
                 outcomes[-1].result()
-            if coming and not alone:
+            if coming and not alone and not _announces_large(coming[0]):
                 ahead = reader.submit(line.read, coming.popleft())
             line.work(started)
             if outcomes:
@@ -261,6 +265,10 @@ def _run(cases: Iterable[Case], line: _Line) -> tuple[Outcome, ...]:
     ended = tuple(outcome.result() for outcome in outcomes)
     _write_summary(ended, line.out / SUMMARY)
     return ended
+
+
+def _announces_large(case: Case) -> bool:
+    return case.image.is_file() and nifti.voxels_announced(case.image) > LARGE_VOX
 
 
 @contextmanager

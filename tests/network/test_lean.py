@@ -122,6 +122,15 @@ def tensors_kept(node):
     return found
 
 
+def test_a_part_of_a_tensor_takes_pytorchs_way():
+    whole = volume(8)
+    norm = norm_of(4)
+    part = whole[:, :4]
+    found, expected = normalised(norm, part), functional.relu(copy.deepcopy(norm)(part))
+    for a, b in zip(slopes(found, whole), slopes(expected, whole), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
 def test_one_channel_has_channels_last_too():
     x = torch.randn(2, 1, 3, 4, 5)
     same = last(x)

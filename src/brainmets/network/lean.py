@@ -9,8 +9,8 @@ again too.
 With few channels PyTorch's normalisation is slow, as it runs over channels only. Here voxels that
 lie side by side in memory are taken together as if they were channels.
 
-All of it is for training on a CPU, with statistics of the batch. Elsewhere these functions do what
-their names say in PyTorch's own way.
+All of it is for training on a CPU, with statistics of the batch; elsewhere these functions do what
+their names say in PyTorch's own way. Only the first convolution is in float32 on every CPU.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,9 @@ _AGAIN = WeakTensorKeyDictionary()  # tensor → how to make it again
 def is_lean(x: Tensor, norm: nn.BatchNorm3d) -> bool:
     """Whether the lean way is taken: in training on a CPU, by the statistics of the batch."""
     usual = norm.training and norm.affine and norm.momentum is not None
-    return usual and torch.is_grad_enabled() and x.device.type == "cpu"
+    exact = norm.weight.dtype in (torch.float32, torch.float64)
+    dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last_3d)
+    return usual and exact and dense and torch.is_grad_enabled() and x.device.type == "cpu"
 
 
 def last(x: Tensor) -> Tensor:
@@ -58,7 +60,7 @@ def first_convolved(conv: nn.Conv3d, x: Tensor) -> Tensor:
         return convolved
     rounded = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     with torch.autocast("cpu", enabled=False):
-        exact: Tensor = conv(last(x))
+        exact: Tensor = conv(last(x.to(conv.weight.dtype)))
     return exact.to(rounded)
 
 
@@ -68,7 +70,12 @@ def convolved(conv: nn.Conv3d, x: Tensor, channels: slice = slice(None)) -> Tens
         usual: Tensor = conv(x)
         return usual
     weight = conv.weight[:, channels]
-    return _forgetful(lambda: functional.conv3d(x, weight, conv.bias, conv.stride, conv.padding), x)
+    return _forgetful(
+        lambda: functional.conv3d(
+            x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
+        ),
+        x,
+    )
 
 
 def _forgetful(function: Callable[[], Tensor], x: Tensor) -> Tensor:
@@ -114,7 +121,11 @@ def _doubled(x: Tensor) -> Tensor:
 
 
 def normalised(norm: nn.BatchNorm3d, x: Tensor) -> Tensor:
-    """ReLU of a normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167)."""
+    """ReLU of a normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167).
+
+    The gradient that comes back to what this gives is overwritten: it is for layers that follow,
+    not for whoever wants to look at it (``retain_grad``, ``torch.autograd.grad``).
+    """
     if not is_lean(x, norm):
         return functional.relu(norm(x))
     mean, variance = _statistics(x.detach())
@@ -168,7 +179,7 @@ class _NormRelu(torch.autograd.Function):
         weight, _, mean, variance = affine
         made = ctx.handed.pop() if ctx.handed else _scaled(x, affine, ctx.eps)
         slope = slopes[0].contiguous(memory_format=_format(x))
-        # In place: what comes here comes from a convolution, and nobody else holds it.
+        # In place: in the network it comes from the layers after this, and nobody else holds it.
         torch.ops.aten.threshold_backward.grad_input(slope, made, 0, grad_input=slope)
         del made
         inverse = (variance + ctx.eps).rsqrt()

@@ -19,7 +19,11 @@ EMPTY: Mapping[str, Any] = {}
 
 
 def render(report: Report) -> str:
-    """The page as text; the same report gives the same text."""
+    """The page as text; the same report gives the same text.
+
+    The template is not given the report itself: Jinja keeps what it was given until the next
+    round of garbage collection, and a report holds images.
+    """
     shown = display_of(report)
     model = report.provenance.get("model") or EMPTY
     card = model.get("card") or EMPTY
@@ -28,7 +32,10 @@ def render(report: Report) -> str:
         _environment()
         .get_template("page.html.j2")
         .render(
-            report=report,
+            case_id=report.case_id,
+            lesions=report.lesions,
+            checks=report.checks,
+            has_brain=report.brain is not None,
             overview=overview(shown),
             rows=[(lesion, crops(shown, lesion)) for lesion in report.lesions],
             total_ml=total_volume_mm3(report) / 1000,
