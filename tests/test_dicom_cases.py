@@ -17,6 +17,7 @@ import pytest
 
 from brainmets.apps.inputs import case_to_measure, cases_of
 from brainmets.apps.series_table import rows_of
+from brainmets.apps.terminal import say_memory
 from brainmets.batch import DONE, FAILED, KEPT, measure_cases, predict_cases
 from brainmets.cohort import read_cohort
 from brainmets.errors import CohortError, ReadError
@@ -25,7 +26,7 @@ from brainmets.io import images, nifti
 from brainmets.io.dicom import studies
 from brainmets.io.dicom_header import digest
 from brainmets.volume import AxisOrder, Volume, reorient
-from dicom_series import SAGITTAL, Layout, slices_of, turned, write
+from dicom_series import SAGITTAL, Layout, enhanced, slices_of, turned, write
 from stand_ins import COARSE_BALLS, coarse_grid, coarse_model, stripped_head
 
 # whole dates: four digits alone also turn up in times and hashes
@@ -72,6 +73,20 @@ def test_each_study_is_a_case_named_after_nobody(folder, tmp_path):
     assert {c.case_id for c in cases} == {STUDY, f"study-{digest('1.2.9.4')}"}
     outcomes = predict_cases(cases, tmp_path / "out", coarse_model())
     assert [(o.status, o.lesions) for o in outcomes] == [(DONE, 2), (DONE, 2)]
+
+
+def test_headers_announce_how_large_a_scan_is(folder, tmp_path, capsys):
+    """Of both studies, and of one object with many frames, as it turns out when it is read."""
+    write(tmp_path / "one", [enhanced()])
+    cases = [*cases_of([folder], None), *cases_of([tmp_path / "one"], None)]
+    assert [case.voxels for case in cases] == [images.read_case(c).volume.data.size for c in cases]
+    assert [images.voxels_announced(case) for case in cases] == [case.voxels for case in cases]
+    say_memory(cases, coarse_model())
+    assert "memory: at most about" in capsys.readouterr().err
+
+
+def test_a_study_without_a_series_to_read_announces_nothing(folder):
+    assert [case.voxels for case in cases_of([folder], None, series="99")] == [0, 0]
 
 
 def test_nothing_that_identifies_is_in_any_output(folder, tmp_path, capsys):

@@ -51,8 +51,7 @@ FILES = ("mask.nii.gz", "lesions.csv", "report.json", "report.html", "run.json")
 PROBABILITY = "probability.nii.gz"
 """What it may hold besides."""
 LARGE_VOX = 40_000_000
-"""Voxels of a scan beside which no other case is held. DICOM does not announce them: there the case
-before it may be held while it is read."""
+"""Voxels of a scan beside which no other case is held."""
 LOG = logging.getLogger(__name__)
 
 
@@ -268,7 +267,7 @@ def _run(cases: Iterable[Case], line: _Line) -> tuple[Outcome, ...]:
 
 
 def _announces_large(case: Case) -> bool:
-    return case.image.is_file() and nifti.voxels_announced(case.image) > LARGE_VOX
+    return images.voxels_announced(case) > LARGE_VOX
 
 
 @contextmanager

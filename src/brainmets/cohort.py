@@ -77,6 +77,7 @@ class Case:
         row: all further columns, as text; files among them as paths that lead there.
         members: names of the files within ``image`` that belong to the case; all if none.
         series: the series to read of a DICOM study; the best by its header if None.
+        voxels: of the scan, as DICOM headers announce them; 0 where nobody has asked them.
     """
 
     case_id: str
@@ -86,6 +87,7 @@ class Case:
     row: Mapping[str, str] = field(default_factory=dict)
     members: tuple[str, ...] = ()
     series: str | None = None
+    voxels: int = 0
 
 
 @dataclass(frozen=True)

@@ -61,12 +61,12 @@ def say_origin(preset: str) -> None:
 
 
 def say_memory(cases: "Sequence[Case]", model: "Model") -> None:
-    """Print what the largest scan will take, before anything is read; of NIfTI alone."""
+    """Print what the largest scan will take, before anything but headers is read."""
     from brainmets.batch import LARGE_VOX
-    from brainmets.io.nifti import voxels_announced
+    from brainmets.io.images import voxels_announced
     from brainmets.pipeline import expected_peak_mb
 
-    sizes = [voxels_announced(case.image) for case in cases if case.image.is_file()]
+    sizes = [voxels_announced(case) for case in cases]
     largest = max(sizes, default=0)
     if largest:
         peak = max(

@@ -64,6 +64,19 @@ class Study:
             )
         return values.pop() if values else ""
 
+    def voxels(self, series: str | None = None) -> int:
+        """Voxels of the series that would be read, as its headers announce them.
+
+        0 where no series would be read, or where they say nothing.
+        """
+        with silence():
+            try:
+                chosen, _ = choose(self.series, series)
+            except BrainmetsError:
+                return 0
+            tags = chosen.headers[0].tags
+            return chosen.images * (whole(tags, "Rows") or 0) * (whole(tags, "Columns") or 0)
+
 
 def studies(path: str | Path, members: Sequence[str] = ()) -> tuple[Study, ...]:
     """All studies of a file, folder or zip, by their digits; files that are no DICOM are left out.

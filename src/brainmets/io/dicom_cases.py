@@ -38,9 +38,12 @@ def dicom_cases(
     """
     found = studies(path)
     cases = tuple(
-        Case(_name(study, path, id_from), path, members=study.members, series=series)
+        Case(
+            _name(study, path, id_from), path, members=study.members, series=series,
+            voxels=study.voxels(series),
+        )
         for study in found
-    )
+    )  # fmt: skip
     names = [case.case_id.casefold() for case in cases]
     if len(set(names)) < len(names):
         raise CohortError(

@@ -33,6 +33,13 @@ def read_case(case: Case) -> Scan:
     return read(case.image, case.members, series=case.series)
 
 
+def voxels_announced(case: Case) -> int:
+    """Voxels of a case's scan, from headers alone; 0 where they are not known."""
+    if case.voxels or not case.image.is_file():
+        return case.voxels
+    return nifti.voxels_announced(case.image)
+
+
 def image_sha256(case: Case) -> bytes:
     """Hash of everything that a case's scan is a function of.
 
