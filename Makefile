@@ -58,6 +58,7 @@ bench-peers: install $(PEERS)
 	$(BIN)/python benchmarks/peers/undefined.py
 	$(BIN)/python benchmarks/peers/compare.py
 	$(BIN)/python benchmarks/peers/augmentation.py
+	if [ -n "$$BRAINMETS_DATA" ]; then $(BIN)/python benchmarks/peers/sliding_window.py; fi
 	$(BIN)/python benchmarks/tables.py
 
 .venv-%/.installed: benchmarks/peers/requirements-%.txt

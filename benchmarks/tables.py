@@ -381,6 +381,24 @@ def _tiles(result: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
+def _sliding(result: dict[str, Any]) -> str:
+    """A whole patient against MONAI's sliding window."""
+    value = result["value"]
+    ours = value["rows"][0]
+    rows = [
+        [row["way"], row["seconds"], f"{row['seconds'] / ours['seconds']:.1f}",
+         row["peak_memory_mb"], f"{row['peak_memory_mb'] / ours['peak_memory_mb']:.1f}"]
+        for row in value["rows"]
+    ]  # fmt: skip
+    header = ["way", "seconds", "times the first", "peak memory, MB", "times the first"]
+    return "\n\n".join([
+        "## A whole patient by MONAI's sliding window",
+        SLIDING.format(**value),
+        _table(header, rows),
+        _where(result),
+    ])  # fmt: skip
+
+
 def _training(result: dict[str, Any]) -> str:
     """Ways to train, on a simulated cohort."""
     value = result["value"]
@@ -453,11 +471,18 @@ TRAINING = (
     "seeds of a row are taken together, with 95 % bootstrap intervals over test cases, paired for "
     "differences. ImageNet weights: not run."
 )
+SLIDING = (
+    "{scan} (real, skull off), whole processes, {threads} threads, medians of {runs} runs after "
+    "one to warm up; the ways in turn. All have the network of `starter`, and cubes of the same "
+    "side and overlap. brainmets goes from NIfTI to mask, measurements and report; MONAI, with its "
+    "own transforms, from NIfTI to mask; the last row blends and rounds as brainmets does."
+)
 OPTIONAL: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("starter_simulated", _simulated),
     ("lesion_sizes", _sizes),
     ("tiles", _tiles),
     ("training", _training),
+    ("sliding_window_peers", _sliding),
     ("study", _study),
     ("study_images", _study_images),
     ("contrast_absent", _contrast),
