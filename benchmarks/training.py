@@ -193,7 +193,9 @@ def _row(arm: str, runs: Sequence[dict[str, Any]], usual: Sequence[dict[str, Any
 
 def _sums(runs: Sequence[dict[str, Any]]) -> FloatArray:
     """Of each test case over the runs, (cases, sums of a tally)."""
-    return np.sum([[list(t.values()) for t in run["tallies"]] for run in runs], axis=0)
+    return np.sum(
+        [[[t[name] for name in Tally._fields] for t in run["tallies"]] for run in runs], axis=0
+    )
 
 
 def _value(name: str, sums: FloatArray, weights: FloatArray | None = None) -> FloatArray:
