@@ -51,9 +51,7 @@ def learnt(cases: Sequence[PreparedCase], width: int, steps: int, seed: int) -> 
     """An encoder that has learnt from slices."""
     torch.manual_seed(seed)
     encoder = Encoder(1, width).train()
-    heads = nn.ModuleList(
-        nn.Conv3d(width * scale, 1, 1).requires_grad_() for scale in (1, 1, 2, 4, 8)
-    )
+    heads = nn.ModuleList(nn.Conv3d(width * scale, 1, 1) for scale in (1, 1, 2, 4, 8))
     settings = Training(patch_vox=64, seed=seed, lesion_share=0.8)
     optimiser = torch.optim.AdamW([*encoder.parameters(), *heads.parameters()], PEAK)
     for step in range(steps):
