@@ -1,13 +1,13 @@
-"""What the trainer's parts are worth: whole trainings on a simulated cohort, each with three seeds.
+"""What the trainer's parts are worth: whole trainings on a simulated cohort, with several seeds.
 
 40 cases of label maps 01–14 to learn from (every sixth chooses the rule), 24 of label maps 17–20
 to test on. A training is the command as a user gives it, on one thread, two at a time. Of each
-model the test cases are scored by its own rule; differences from the arm `usual` have bootstrap
-intervals over test cases, the seeds of an arm together.
+model the test cases are scored by its own rule; differences between arms have bootstrap intervals
+over test cases, the seeds of an arm together.
 
 `thin` is the first version's trainer, from a checkout of commit 0592bea, at its defaults and for as
-many steps as take as long. `mean` and `centre` start from a 2D ResNet-34 that
-benchmarks/flat_encoder.py has trained on slices of the same cases.
+many steps as take at least as long. `mean` and `centre` start from a 2D ResNet-34 that
+benchmarks/flat_encoder.py trains on slices of the same cases.
 
 What is in the work folder is not done again.
 
@@ -22,17 +22,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from brainmets.cohort import read_cohort
-from brainmets.concurrency import in_order
 from brainmets.evaluation.pooled import POOLED, Tally, tally
 from brainmets.evaluation.statistics import FloatArray, draw, interval
 from brainmets.io.storage import write_json
@@ -41,10 +40,12 @@ from brainmets.training.model import VALIDATION_EVERY
 from brainmets.training.tune import score_cohort
 from record import write
 
+ONE = Lock()
 COMMAND = "from brainmets.apps.cli import main; main()"
-LIGHT = ("--steps", "720", "--validate-every", "360")
+LIGHT = ("--steps", "160", "--validate-every", "160")
+RANDOM = (*LIGHT, "--start", "none")
 FLAT = "flat.pt"
-USUAL = "usual"
+FLAT_STEPS = 400
 
 
 @dataclass(frozen=True)
@@ -54,27 +55,34 @@ class Arm:
     Attributes:
         says: for the table.
         options: of the command.
+        against: the arm it is held against.
+        seeds: of weights and patches.
         thin: by the first version.
     """
 
     says: str
-    options: tuple[str, ...] = LIGHT
+    options: tuple[str, ...]
+    against: str | None = None
+    seeds: tuple[int, ...] = (1, 2, 3)
     thin: bool = False
 
 
 ARMS = {
-    USUAL: Arm("`--preset light`: Dice and cross-entropy, random start"),
-    "thin": Arm("the first version's trainer", ("--steps", "480"), thin=True),
-    "cc": Arm("`--loss dice+ce+cc`", (*LIGHT, "--loss", "dice+ce+cc")),
+    "thin": Arm("the first version's trainer", ("--steps", "200"), thin=True),
+    "light": Arm("`--preset light`", LIGHT, "thin"),
+    "random": Arm("`--preset light --start none`", RANDOM, "thin"),
+    "cc": Arm("`--preset light --loss dice+ce+cc`", (*LIGHT, "--loss", "dice+ce+cc"), "light"),
     "centre": Arm(
-        "`--encoder`, 2D ResNet-34 trained on simulated slices, `--inflate centre`",
-        (*LIGHT, "--encoder", FLAT, "--inflate", "centre"),
+        "`--preset light --encoder FLAT --inflate centre`",
+        (*LIGHT, "--encoder", FLAT, "--inflate", "centre"), "random", (1, 2),
     ),
     "mean": Arm(
-        "`--encoder`, 2D ResNet-34 trained on simulated slices, `--inflate mean`",
-        (*LIGHT, "--encoder", FLAT, "--inflate", "mean"),
+        "`--preset light --encoder FLAT --inflate mean`",
+        (*LIGHT, "--encoder", FLAT, "--inflate", "mean"), "random", (1, 2),
     ),
-}
+}  # fmt: skip
+TOGETHER = (("thin", "light", "random"), ("cc",), ("centre", "mean"))
+"""Arms whose seeds take turns, so that all of them meet the same machine."""
 SCORES = ("lesion_f1", "lesion_sensitivity", "false_positives_per_scan", "matched_lesion_dice")
 
 
@@ -84,27 +92,44 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--thin", type=Path)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument(
+        "--score", nargs=2, metavar=("ARM", "SEED"), help="of a model that is there"
+    )
     given = parser.parse_args()
+    if given.score:
+        _score(given.work, given.score[0], int(given.score[1]))
+        return
     given.work.mkdir(parents=True, exist_ok=True)
     _cohorts(given.work)
-    jobs = list(product(given.arms, given.seeds))
     with ThreadPoolExecutor(2) as pool:
-        for job in [pool.submit(_train, given.work, given.thin, *job) for job in jobs]:
+        running = [
+            pool.submit(_run, given.work, given.thin, arm, seed)
+            for arms in TOGETHER
+            for seed in (1, 2, 3)
+            for arm in arms
+            if arm in given.arms and seed in ARMS[arm].seeds
+        ]
+        for job in running:
             job.result()
-    with in_order(2) as run:
-        for _ in run(_score, [(given.work, *job) for job in jobs]):
-            pass
-    rows = {
-        arm: [json.loads(_place(given.work, arm, seed, "json").read_text()) for seed in given.seeds]
+    runs = {
+        arm: {
+            seed: json.loads(_place(given.work, arm, seed, "json").read_text())
+            for seed in ARMS[arm].seeds
+        }
         for arm in given.arms
     }
     value = {
-        "seeds": given.seeds,
         "test_cases": len(read_cohort(given.work / "test").cases),
-        "arms": [_row(arm, rows[arm], rows.get(USUAL)) for arm in given.arms],
+        "arms": [_row(arm, runs) for arm in given.arms],
     }
     print(write("training", value).read_text())
+
+
+def _run(work: Path, thin: Path | None, arm: str, seed: int) -> None:
+    _train(work, thin, arm, seed)
+    if not _place(work, arm, seed, "json").exists():
+        script = [sys.executable, __file__, "--work", str(work), "--score", arm, str(seed)]
+        subprocess.run(script, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def _cohorts(work: Path) -> None:
@@ -143,10 +168,9 @@ def _train(work: Path, thin: Path | None, name: str, seed: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     elif not folder.exists():
         shutil.copytree(work / "prep", folder, copy_function=os.link)
+    if FLAT in arm.options:
+        _flat_encoder(work)
     options = [work / FLAT if word == FLAT else word for word in arm.options]
-    if FLAT in arm.options and not (work / FLAT).exists():
-        raise SystemExit(f"first: {sys.executable} benchmarks/flat_encoder.py {work / 'prep'} "
-                         f"{work / FLAT} --leave-out {' '.join(_validated(work))}")  # fmt: skip
     started = time.monotonic()
     _brainmets(
         "train", work / "cohort", "-o", out, "--seed", seed, "--threads", 1, "--work", folder,
@@ -160,33 +184,43 @@ def _validated(work: Path) -> Sequence[str]:
     return cases[VALIDATION_EVERY - 1 :: VALIDATION_EVERY]
 
 
-def _score(job: tuple[Path, str, int]) -> None:
-    work, arm, seed = job
-    out = _place(work, arm, seed, "json")
-    if out.exists():
-        return
-    bundle = _place(work, arm, seed, "brainmets")
-    scores = score_cohort(read_cohort(work / "test"), load_model(bundle))
+def _flat_encoder(work: Path) -> None:
+    with ONE:
+        if (work / FLAT).exists():
+            return
+        script = Path(__file__).with_name("flat_encoder.py")
+        command = [sys.executable, script, work / "prep", work / FLAT, "--steps", FLAT_STEPS,
+                   "--leave-out", *_validated(work)]  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([str(word) for word in command], check=True, env=environment)
+
+
+def _score(work: Path, arm: str, seed: int) -> None:
+    model = load_model(_place(work, arm, seed, "brainmets"))
+    scores = score_cohort(read_cohort(work / "test"), model)
     seconds = json.loads(_place(work, arm, seed, "seconds").read_text())
     found = {"seconds": seconds, "tallies": [tally(case)._asdict() for case in scores]}
-    write_json(out, found)
+    write_json(_place(work, arm, seed, "json"), found)
 
 
-def _row(arm: str, runs: Sequence[dict[str, Any]], usual: Sequence[dict[str, Any]] | None) -> Any:
+def _row(name: str, runs: Mapping[str, Mapping[int, Any]]) -> Any:
     """What came out of an arm, over its seeds."""
-    sums, weights = _sums(runs), draw(len(runs[0]["tallies"]), np.random.default_rng(0))
+    arm, own = ARMS[name], list(runs[name].values())
+    sums, weights = _sums(own), draw(len(own[0]["tallies"]), np.random.default_rng(0))
     row: dict[str, Any] = {
-        "arm": arm,
-        "says": ARMS[arm].says,
-        "seconds": [run["seconds"] for run in runs],
-        "lesion_f1_of_seeds": [round(float(_value("lesion_f1", _sums([run]))), 3) for run in runs],
+        "arm": name,
+        "says": arm.says,
+        "seeds": list(arm.seeds),
+        "seconds": [run["seconds"] for run in own],
+        "lesion_f1_of_seeds": [round(float(_value("lesion_f1", _sums([run]))), 3) for run in own],
     }
-    for name in SCORES:
-        row[name] = _with_interval(lambda w, name=name: _value(name, sums, w), weights)
-    if usual is not None and arm != USUAL:
-        other = _sums(usual)
-        row["usual_is_better_by"] = _with_interval(
-            lambda w: _value("lesion_f1", other, w) - _value("lesion_f1", sums, w), weights
+    for score in SCORES:
+        row[score] = _with_interval(lambda w, score=score: _value(score, sums, w), weights)
+    if arm.against in runs:
+        other = _sums([runs[arm.against][seed] for seed in arm.seeds])
+        row["against"] = arm.against
+        row["better_by"] = _with_interval(
+            lambda w: _value("lesion_f1", sums, w) - _value("lesion_f1", other, w), weights
         )
     return row
 

@@ -11,7 +11,7 @@ import torch
 from brainmets.config import Architecture, DecisionRule, Tiling, Training
 from brainmets.errors import ConfigError, RunError
 from brainmets.network.unet import UNet
-from brainmets.training import loop, patches
+from brainmets.training import loop, patches, report
 from brainmets.training.loop import learning_rate, train, weights_of
 from brainmets.training.rules import Tally
 from brainmets.training.validation import Look
@@ -180,6 +180,22 @@ def test_the_weights_that_found_most_are_kept(cases, tmp_path, monkeypatch, scor
     assert len(seen) == 4
     for name, value in kept.named_parameters():
         assert torch.equal(value, seen[best][name])
+
+
+def test_training_on_does_not_leave_with_less_than_it_began_with(cases, tmp_path, monkeypatch):
+    """What it starts from is looked at first, and kept if no later step finds as much."""
+    start = weights_of(train(cases[:2], ARCHITECTURE, TRAINING, tmp_path / "a.pt"))
+    seen = scripted(monkeypatch, (8, 7))
+    kept = train(
+        cases[:2], ARCHITECTURE, replace(TRAINING, learning_rate=0.1), tmp_path / "b.pt",
+        validation=cases[2:], tiling=TILING, start=start,
+    )  # fmt: skip
+    assert len(seen) == 2
+    assert all(torch.equal(value, start[name]) for name, value in kept.named_parameters())
+    history = report._history(tmp_path / "losses.csv")
+    assert len(history.losses) == len(history.rates) == TRAINING.steps
+    assert list(history.found) == [0, TRAINING.steps]
+    assert history.found[0] > history.found[TRAINING.steps]
 
 
 def test_what_was_kept_survives_a_break(cases, tmp_path, monkeypatch):

@@ -1,25 +1,20 @@
 """From a cohort on disk to a bundle, and the same bundle again."""
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from brainmets.cohort import Case, Cohort
 from brainmets.config import Architecture, DecisionRule, Recipe, Tiling, Training, to_mapping
-from brainmets.errors import BundleError, CohortError, ConfigError
+from brainmets.errors import CohortError, ConfigError
 from brainmets.network.bundle import read
-from brainmets.network.imagenet import load_resnet34
 from brainmets.network.torch_engine import torch_engine
-from brainmets.network.unet import Encoder, UNet
 from brainmets.pipeline import Model
-from brainmets.training import loop, model, patches
+from brainmets.training import loop, patches
 from brainmets.training.loop import Moment
 from brainmets.training.model import (
-    EncoderStart,
     Listeners,
     Plan,
     plan_training,
@@ -115,7 +110,7 @@ def test_a_plan_is_read_from_disk(table):
     plan = plan_training(table, "mine", test=table, options={"steps": 7, "seed": 3})
     assert (names(plan.training), names(plan.validation)) == (["a", "b"], ["c"])
     assert names(plan.test) == ["a", "b", "c"]
-    assert plan.settings == Training(steps=7, seed=3)
+    assert plan.settings == Training(steps=7, seed=3, learning_rate=3e-4)
     assert plan.card["trained_on"] == "2 cases of the user's own"
     assert plan_training(table, "mine", preset="paper").architecture == Architecture(width=64)
     apart = plan_training(table, "mine", validation=table.parent)
@@ -253,59 +248,3 @@ def test_a_model_trained_without_any_lesion_still_has_an_example(tmp_path, monke
     bundle = train_model(plan, tmp_path / "a.brainmets", tmp_path / "w")
     assert bundle.example["input"].shape == bundle.example["output"].shape == (64, 64, 64)
     assert bundle.card["results"]["validation (rule chosen on it)"]["lesion_sensitivity"] is None
-
-
-def flat_resnet34(path):
-    """A checkpoint of torchvision's names and shapes; the values mean nothing."""
-    rng = torch.Generator().manual_seed(4)
-    flat = {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
-    for name, solid in Encoder(3, 64).state_dict().items():
-        shape = solid.shape[:4] if solid.ndim == 5 else solid.shape
-        flat[name] = torch.randn(shape, generator=rng) if solid.ndim else torch.tensor(0)
-    torch.save(flat, path)
-    return flat
-
-
-def planned(tmp_path, **options):
-    for name in "abcdefg":
-        write_case(tmp_path, name)
-    table = tmp_path / "cohort.tsv"
-    lines = [f"{n}-t1c.nii.gz\t{n}-seg.nii.gz" for n in "abcdefg"]
-    table.write_text("image\tmask\n" + "\n".join(lines) + "\n")
-    return plan_training(table, "m", options={"seed": 3}, **options)
-
-
-@pytest.mark.parametrize("rule", ["mean", "centre"])
-def test_a_flat_encoder_is_where_training_starts_and_the_card_says_so(tmp_path, rule):
-    path = tmp_path / "resnet34.pth"
-    flat = flat_resnet34(path)
-    plan = planned(tmp_path, preset="paper", encoder=EncoderStart(path, rule))
-    begun, said = model._beginning(plan, tmp_path)
-    torch.manual_seed(3)
-    expected = UNet(plan.architecture)
-    loaded = load_resnet34(expected.encoder, flat, rule)
-    assert all(torch.equal(begun[k], v) for k, v in expected.state_dict().items())
-    assert said == {
-        "encoder_from": {
-            "file": "resnet34.pth", "inflation": rule, "tensors": len(loaded),
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-    }  # fmt: skip
-    assert (tmp_path / "encoder.txt").read_text("utf-8").splitlines() == loaded
-
-
-def test_an_encoder_that_does_not_fit_is_never_a_random_start(tmp_path):
-    path = tmp_path / "resnet34.pth"
-    flat = flat_resnet34(path)
-    with pytest.raises(ConfigError, match="width is 16"):
-        model._beginning(planned(tmp_path, encoder=EncoderStart(path)), tmp_path)
-    with pytest.raises(ConfigError, match="give one of the two"):
-        planned(tmp_path, start="starter", encoder=EncoderStart(path))
-    del flat["layer2.0.conv1.weight"]
-    torch.save(flat, path)
-    plan = planned(tmp_path, preset="paper", encoder=EncoderStart(path))
-    with pytest.raises(BundleError, match=r"layer2\.0\.conv1\.weight is missing"):
-        model._beginning(plan, tmp_path)
-    path.write_bytes(b"no checkpoint")
-    with pytest.raises(BundleError, match="not a PyTorch state dict"):
-        model._beginning(plan, tmp_path)

@@ -55,6 +55,13 @@ def test_the_step_that_was_kept_is_marked():
     assert "weights of the last step became the model" in last
 
 
+@pytest.mark.parametrize("found", [{0: 0.4}, {0: 0.4, 3: 0.3}])
+def test_what_training_began_with_is_told_from_what_was_learnt(found):
+    begun = text_of(page(history=replace(HISTORY, found=found)))
+    assert "Step 0 is the model that training began with" in begun
+    assert "Step 0" not in text_of(page(history=replace(HISTORY, found={3: 0.3})))
+
+
 def test_names_are_escaped():
     assert "<someone>" not in page()
     assert "&lt;someone&gt;" in page()

@@ -221,13 +221,15 @@ def train(
     ] = None,
     preset: Annotated[Preset, typer.Option(help="light trains on a CPU.")] = Preset.light,
     start: Annotated[
-        str | None, typer.Option(help="Model whose weights to start from, instead of random ones.")
+        str | None, typer.Option(help="Model to start from, or none; the preset light: starter.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2000,
     until: Annotated[
         int | None, typer.Option(min=1, help="End before this step of the schedule.")
     ] = None,
-    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 1e-3,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Its peak: 0.001; from a model's weights 0.0003.")
+    ] = None,
     patch: Annotated[
         int | None, typer.Option(help="Side of the patches, in voxels: 96, or the preset's.")
     ] = None,
@@ -276,7 +278,8 @@ def train(
     from brainmets.apps.progress import training_listeners
     from brainmets.apps.terminal import lesion_labels, say_origin
     from brainmets.concurrency import use_threads
-    from brainmets.training.model import EncoderStart, FrozenSplit, plan_training, train_model
+    from brainmets.training.beginning import EncoderStart
+    from brainmets.training.model import FrozenSplit, plan_training, train_model
     from brainmets.training.ranks import in_company
 
     use_threads(threads)
@@ -284,8 +287,9 @@ def train(
     plan = plan_training(
         cohort, out.stem, validation=validation, test=test, preset=preset.value,
         options={
-            "steps": steps, "learning_rate": learning_rate, "batch": batch, "seed": seed,
-            "loss": loss, **({} if patch is None else {"patch_vox": patch}),
+            "steps": steps, "batch": batch, "seed": seed, "loss": loss,
+            **({} if learning_rate is None else {"learning_rate": learning_rate}),
+            **({} if patch is None else {"patch_vox": patch}),
             "accumulate": accumulate, "schedule": schedule, "recompute": recompute,
             "deep_supervision": deep_supervision, "validate_every": validate_every,
         },
@@ -293,7 +297,7 @@ def train(
         frozen=FrozenSplit(split, fold) if split else None,
     )  # fmt: skip
     lesion_labels(plan.target_labels)
-    say_origin(preset.value)
+    say_origin(preset.value, plan.start.name if plan.start else None)
     with training_listeners(screen) as listeners, in_company():
         bundle = train_model(
             plan, out, work or out.with_suffix(".work"), workers=workers,

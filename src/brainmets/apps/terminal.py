@@ -48,8 +48,8 @@ def lesion_labels(labels: Sequence[int] | None) -> tuple[int, ...] | None:
     return tuple(labels)
 
 
-def say_origin(preset: str) -> None:
-    """Print what of a preset is published, and what was chosen here."""
+def say_origin(preset: str, start: str | None) -> None:
+    """Print what of a preset is published, what was chosen here, and where training begins."""
     from brainmets.training.presets import PRESETS
 
     found = PRESETS[preset]
@@ -58,6 +58,8 @@ def say_origin(preset: str) -> None:
     for words, choices in (("stated there", found.stated), ("chosen here", found.chosen)):
         for subject, choice in choices.items():
             screen.print(f"  {words}: {subject}: {choice}", markup=False)
+    if start:
+        screen.print(f"begins with the weights of {start}; --start none: random ones", markup=False)
 
 
 def say_memory(cases: "Sequence[Case]", model: "Model") -> None:

@@ -241,11 +241,11 @@ def found_figure(f1: Mapping[int, float]) -> str:
 
     def plot(axes: "Axes") -> None:
         axes.plot(list(f1), list(f1.values()), "o-", color=OTHER, markersize=4)
-        best = max(f1, key=lambda step: (f1[step], step))
+        best, last = max(f1, key=lambda step: (f1[step], step)), max(1, *f1)
         axes.plot(best, f1[best], "o", color=MAIN, markersize=8, fillstyle="none")
         axes.annotate(f"{f1[best]:.2f}", (best, f1[best]), (0, 9), textcoords="offset points",
                       ha="center", color=MAIN)  # fmt: skip
-        axes.set(xlabel="step", ylabel="lesion F1", xlim=(0, 1.03 * max(f1)), ylim=(0, 1))
+        axes.set(xlabel="step", ylabel="lesion F1", xlim=(-0.03 * last, 1.03 * last), ylim=(0, 1))
 
     return _svg(plot)
 

@@ -100,6 +100,7 @@ def render(
             sides=sides,
             settings=settings,
             steps=len(history.losses),
+            started=0 in history.found,
             pictures=pictures,
             keep=card.get("training", {}).get("keep", "last"),
         )

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -160,8 +160,8 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
         training: steps, patches, rates, seed.
         checkpoint: file to resume from if it exists, and to save to.
         start: weights to start from, by name; random ones if None.
-        validation: cases that are looked at now and then; they teach nothing, but choose the
-            step whose weights are kept.
+        validation: cases that are looked at now and then, and before the first step where there
+            is a ``start``; they teach nothing, but choose the step whose weights are kept.
         recipe: how the cases were prepared; None: as by default.
         tiling: how whole validation cases are cut; None: as by default.
         report: called every 20 steps.
@@ -208,6 +208,8 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
     replace(training, batch=len(share))  # refuses what is too little to normalise
     drawn = iter(drawn_ahead(cases, training, coming, workers, device, share))
     with Board(checkpoint.with_name(FOLDER), state.step, open_=ranks.leads) as board:
+        if start and validation and not state.step and ranks.leads:
+            _look(state, held_out, training, device)
         for _ in range(state.step, last):
             batches = list(islice(drawn, each))
             try:
@@ -424,12 +426,17 @@ def _write_log(state: State, training: Training, path: Path) -> None:
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(LOG_HEADER)
+        if 0 in state.checked:
+            writer.writerow([0, "", "", *_told(state.checked[0])])
         for step, loss in enumerate(state.losses, start=1):
-            numbers = [learning_rate(training, step - 1), loss]
-            if step in state.checked:
-                numbers.extend(vars(state.checked[step]).values())
-            shown = ["" if math.isnan(number) else f"{number:.6g}" for number in numbers]
-            writer.writerow([step, *shown, *[""] * (len(LOG_HEADER) - 1 - len(shown))])
+            seen = state.checked.get(step)
+            looked = _told(seen) if seen else [""] * len(fields(Checked))
+            rate = learning_rate(training, step - 1)
+            writer.writerow([step, f"{rate:.6g}", f"{loss:.6g}", *looked])
+
+
+def _told(seen: Checked) -> list[str]:
+    return ["" if math.isnan(number) else f"{number:.6g}" for number in vars(seen).values()]
 
 
 def learning_rate(training: Training, step: int) -> float:

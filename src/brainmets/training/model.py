@@ -1,6 +1,5 @@
 """From a cohort with masks to a model bundle: prepare, train, tune, test, write."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from brainmets.cohort import Case, Cohort, read_cohort
 from brainmets.config import (
@@ -22,14 +19,13 @@ from brainmets.config import (
     to_mapping,
 )
 from brainmets.errors import CohortError, ConfigError
-from brainmets.io.storage import require_writable, whole_file
-from brainmets.network.bundle import Bundle, find, read, write
+from brainmets.io.storage import require_writable
+from brainmets.network.bundle import Bundle, read, write
 from brainmets.network.engines import Engine
-from brainmets.network.imagenet import load_resnet34, read_resnet34
-from brainmets.network.torch_engine import build, choose_device, torch_engine
-from brainmets.network.unet import UNet
+from brainmets.network.torch_engine import choose_device, torch_engine
+from brainmets.training.beginning import EncoderStart, first_weights, model_to_start_from
 from brainmets.training.loop import LOG_NAME, Moment, settle_precision, train, weights_of
-from brainmets.training.presets import PRESETS
+from brainmets.training.presets import PRESETS, TRAINING_ON
 from brainmets.training.ranks import join
 from brainmets.training.report import write_report
 from brainmets.training.split import patient_of, read_split, sides
@@ -47,7 +43,6 @@ VALIDATION_EVERY = 6
 EXAMPLE_SIDE = 64
 PICTURED = 3
 """Validation cases that the report shows."""
-ENCODER_NAME = "encoder.txt"
 TargetLabels = tuple[int, ...] | None
 LIMITS = (
     "Research software, not a medical device. Small lesions are missed; vessels, dura, "
@@ -86,21 +81,8 @@ class Plan:
     card: Mapping[str, Any]
     target_labels: TargetLabels = None
     start: Bundle | None = None
-    encoder: "EncoderStart | None" = None
+    encoder: EncoderStart | None = None
     prepared: bool = False
-
-
-@dataclass(frozen=True)
-class EncoderStart:
-    """A 2D ResNet-34 and how its kernels become solid.
-
-    Attributes:
-        path: torchvision's checkpoint.
-        rule: ``mean`` or ``centre``; see :mod:`brainmets.network.imagenet`.
-    """
-
-    path: Path
-    rule: str = "mean"
 
 
 @dataclass(frozen=True)
@@ -152,7 +134,8 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
         trained_on: for the card.
         target_labels: labels of the reference masks that are lesion (BraTS: 1 and 3);
             None: all above 0.
-        start: model whose weights, architecture and recipe to start from.
+        start: model whose weights, architecture and recipe to start from; ``"none"``: random
+            weights; None: the preset's model, if it has one and no ``encoder`` is given.
         encoder: 2D network to start the encoder from; it fits the preset ``paper``.
         frozen: split of the cohort; its test cases are the card's, and teach nothing.
 
@@ -163,13 +146,8 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
     """
     if preset not in PRESETS:
         raise ConfigError(f"preset {preset!r}; expected one of {', '.join(PRESETS)}")
-    if start and encoder:
-        raise ConfigError("a model and an encoder to start from; give one of the two")
-    begun = read(find(start)) if start else None
-    if begun and begun.networks > 1:
-        raise ConfigError(
-            f"{begun.name} averages {begun.networks} networks; start from a model of one"
-        )
+    begun = model_to_start_from(preset, start, encoder)
+    given = {**PRESETS[preset].options, **(TRAINING_ON if begun else {}), **(options or {})}
     recipe = begun.recipe if begun else Recipe()
     labels = tuple(sorted(target_labels)) if target_labels else None
     prepared = is_prepared(cohort)
@@ -188,7 +166,7 @@ def plan_training(  # noqa: PLR0913  # one parameter for each option of the comm
         validation=check,
         test=Cohort(()) if prepared else tested.with_masks(),
         architecture=begun.architecture if begun else PRESETS[preset].architecture,
-        settings=from_mapping(Training, {**PRESETS[preset].options, **(options or {})}),
+        settings=from_mapping(Training, given),
         recipe=recipe,
         tiling=Tiling(),
         card={"trained_on": trained_on or f"{len(learn)} cases of the user's own", **sealed},
@@ -311,7 +289,9 @@ def train_model(
     ranks.share(plan.settings.batch)  # refused before anything is prepared
     if not ranks.leads:
         ranks.wait()  # for the first to prepare
-    begin, from_encoder = _beginning(plan, work)
+    begin, begun = first_weights(
+        plan.start, plan.encoder, plan.architecture, plan.settings.seed, work
+    )
     prepared, held_out = (
         _prepared(plan, cohort, work, workers, tell) for cohort in (plan.training, plan.validation)
     )
@@ -333,7 +313,7 @@ def train_model(
     engine = torch_engine(bundle, device)
     ended = {} if until is None else {"ended_at_step": min(until, plan.settings.steps)}
     tuned, figures = _tuned(plan, bundle, engine, tell, held_out)
-    card = {**plan.card, "limits": LIMITS, **_history(plan), **figures, **from_encoder, **ended}
+    card = {**plan.card, "limits": LIMITS, **_history(plan), **figures, **begun, **ended}
     write(replace(tuned, card=card, example=_example(prepared, engine)), out)
     bundle = read(out)
     write_report(
@@ -417,31 +397,6 @@ def _calibration(chosen: "Tuned") -> dict[str, Any]:
     return said
 
 
-def _beginning(plan: Plan, work: Path) -> tuple[Mapping[str, Tensor] | None, dict[str, Any]]:
-    """Weights to start from, None for random ones, and what the card says of an encoder.
-
-    Every tensor that was loaded is listed in the work folder.
-    """
-    if plan.start:
-        return build(plan.start).state_dict(), {}
-    if plan.encoder is None:
-        return None, {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.settings.seed)
-        network = UNet(plan.architecture)
-    flat = read_resnet34(plan.encoder.path)
-    loaded = load_resnet34(network.encoder, flat, plan.encoder.rule)
-    said = {
-        "file": plan.encoder.path.name,
-        "sha256": hashlib.sha256(plan.encoder.path.read_bytes()).hexdigest(),
-        "inflation": plan.encoder.rule,
-        "tensors": len(loaded),
-    }
-    with whole_file(work / ENCODER_NAME) as temporary:
-        temporary.write_text("\n".join(loaded) + "\n", encoding="utf-8")
-    return network.state_dict(), {"encoder_from": said}
-
-
 def _as_stored(
     weights: Mapping[str, npt.NDArray[np.generic]],
 ) -> dict[str, npt.NDArray[np.generic]]:
@@ -456,9 +411,6 @@ def _history(plan: Plan) -> dict[str, Any]:
         "cases": {"train": len(plan.training), "validation": len(plan.validation),
                   "test": len(plan.test)},
     }  # fmt: skip
-    if plan.start:
-        begun = {"name": plan.start.name, "sha256": plan.start.sha256}
-        said["started_from"] = {**begun, "training": plan.start.card.get("training")}
     return said
 
 

@@ -17,6 +17,7 @@ class Preset:
         stated: what is taken from a publication: subject → choice.
         chosen: what it does not settle, and what is done here: subject → choice.
         source: the publication.
+        start: model whose weights training begins with unless told otherwise; None: random ones.
     """
 
     architecture: Architecture
@@ -24,10 +25,15 @@ class Preset:
     stated: Mapping[str, str] = field(default_factory=dict)
     chosen: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
+    start: str | None = None
+
+
+TRAINING_ON = {"learning_rate": 3e-4}
+"""Options other than the defaults where training begins with a model's weights."""
 
 
 PRESETS = {
-    "light": Preset(Architecture(width=16, full_resolution_channels=8)),
+    "light": Preset(Architecture(width=16, full_resolution_channels=8), start="starter"),
     "paper": Preset(
         Architecture(width=64),
         {"patch_vox": 128},

@@ -79,8 +79,8 @@ def _history(log: Path) -> "History":
     with log.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return History(
-        tuple(float(row["loss"]) for row in rows),
-        tuple(float(row["learning_rate"]) for row in rows),
+        tuple(float(row["loss"]) for row in rows if row["loss"]),
+        tuple(float(row["learning_rate"]) for row in rows if row["loss"]),
         {int(r["step"]): float(r["validation_loss"]) for r in rows if r["validation_loss"]},
         {int(r["step"]): float(r["lesion_f1"]) for r in rows if r["lesion_f1"]},
     )
