@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ import torch
 
 from brainmets import concurrency
 from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
-from brainmets.network.bundle import Bundle
+from brainmets.network.bundle import Bundle, Int8
 from brainmets.network.cost import floating_point_operations, matrix_product
 from brainmets.network.openvino_engine import openvino_engine
+from brainmets.network.openvino_graph import LAST
 from brainmets.network.torch_engine import torch_engine
 from brainmets.network.unet import UNet
 from record import write
@@ -49,6 +51,13 @@ def _bundle(architecture: Architecture) -> Bundle:
     return Bundle("random", architecture, Recipe(), Tiling(), DecisionRule(), weights, {})
 
 
+def _int8(bundle: Bundle) -> Int8:
+    """Of random weights: as after normalisation, whose deviation is 1."""
+    full, width = bundle.architecture.full_resolution_channels, bundle.architecture.width
+    sizes = (max(8, width // 2) + full, max(8, width // 4), max(8, width // 4))
+    return Int8({layer: (6.0,) * size for layer, size in zip(LAST, sizes, strict=True)})
+
+
 def _rows(name: str, tile: int, turns: int) -> list[dict[str, Any]]:
     bundle = _bundle(MODELS[name])
     image = np.random.default_rng(0).standard_normal((tile,) * 3).astype(np.float32)
@@ -58,6 +67,7 @@ def _rows(name: str, tile: int, turns: int) -> list[dict[str, Any]]:
         "torch bfloat16": torch_engine(bundle, "cpu", "bf16"),
         "openvino float32": openvino_engine(bundle, "f32"),
         "openvino bfloat16": openvino_engine(bundle, "bf16"),
+        "openvino int8, bfloat16": openvino_engine(replace(bundle, int8=_int8(bundle)), "int8"),
     }
     for label, engine in engines.items():
         runs[label] = lambda engine=engine: engine(image)

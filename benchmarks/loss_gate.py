@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import label
 
 from brainmets.cohort import Case, read_cohort
+from brainmets.evaluation.sameness import compare, dice
 from brainmets.inference.predict import predict
 from brainmets.io import images, nifti
 from brainmets.lesions import find
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--cohort", type=Path)
     parser.add_argument("--cases", type=int, help="at most so many")
     parser.add_argument("--model", default="starter")
-    parser.add_argument("--precisions", nargs="+", default=["bf16", "f32"])
+    parser.add_argument("--precisions", nargs="+", default=["int8", "bf16", "f32"])
     given = parser.parse_args()
     cases = (*(read_cohort(given.cohort) if given.cohort else ()), *real_cases())[: given.cases]
     bundle = read(find_bundle(given.model))
@@ -54,7 +54,14 @@ def main() -> None:
             probability = restore(predict(prepared, engine, bundle.tiling), prepared)
             masks[name] = np.asarray(find(probability, bundle.rule).data)
         for name in fast:
-            row = {"case": case.case_id, **compare(masks["slow"], masks[name])}
+            seen = compare(masks["slow"], masks[name])
+            row = {
+                "case": case.case_id,
+                "dice": seen.dice,
+                "lesions": list(seen.lesions),
+                "same_lesions": seen.is_same,
+                "changes_in_voxels": list(seen.changes),
+            }
             rows[name].append(row | _kept(case, volume, masks["slow"], masks[name]))
             print(name, rows[name][-1], flush=True)
     print(write("loss_gate", {name: _summary(found) for name, found in rows.items()}).read_text())
@@ -75,44 +82,19 @@ def _kept(case: Case, volume: Volume, slow: Any, fast: Any) -> dict[str, Any]:
     if case.mask is None:
         return {}
     truth = on_grid(nifti.read_labels(case.mask), volume.grid, "reference and scan").data > 0
-    return {"float32_dice": _dice(truth, slow > 0), "engine_dice": _dice(truth, fast > 0)}
-
-
-def _dice(one: Any, other: Any) -> float:
-    total = np.count_nonzero(one) + np.count_nonzero(other)
-    return float(2 * np.count_nonzero(one & other) / total) if total else 1.0
-
-
-def compare(slow: Any, fast: Any) -> dict[str, Any]:
-    """Dice of everything, and whether the lesions are the same, one to one."""
-    (one, count), (other, others) = (label(mask > 0, np.ones((3, 3, 3))) for mask in (slow, fast))
-    pairs = np.zeros((count + 1, others + 1), int)
-    np.add.at(pairs, (one.ravel(), other.ravel()), 1)
-    sizes = pairs.sum(1)[1:], pairs.sum(0)[1:]
-    union = sizes[0][:, None] + sizes[1] - pairs[1:, 1:]
-    matched = np.argwhere(pairs[1:, 1:] >= 0.5 * union)
-    changes = [int(sizes[1][j] - sizes[0][i]) for i, j in matched]
-    close = all(
-        abs(c) <= max(2, 0.05 * sizes[0][i]) for c, (i, _) in zip(changes, matched, strict=True)
-    )
-    return {
-        "dice": _dice(one > 0, other > 0),
-        "lesions": [int(count), int(others)],
-        "same_lesions": bool(count == others == len(matched) and close),
-        "changes_in_voxels": changes,
-    }
+    return {"float32_dice": dice(truth, slow > 0), "engine_dice": dice(truth, fast > 0)}
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    dice = [row["dice"] for row in rows]
+    each = [row["dice"] for row in rows]
     scored = [row for row in rows if "engine_dice" in row]
     means = [float(np.mean([r[k] for r in scored] or [np.nan]))
              for k in ("engine_dice", "float32_dice")]  # fmt: skip
     return {
         "cases": len(rows),
         "share_of_float32s_dice_kept": round(means[0] / means[1], 5) if scored else None,
-        "mean_dice_against_float32": round(float(np.mean(dice)), 5),
-        "least_dice_against_float32": round(min(dice), 5),
+        "mean_dice_against_float32": round(float(np.mean(each)), 5),
+        "least_dice_against_float32": round(min(each), 5),
         "cases_with_the_same_lesions": sum(row["same_lesions"] for row in rows),
         "differences": [row for row in rows if not row["same_lesions"]],
     }

@@ -70,15 +70,17 @@ class Arm:
 ARMS = {
     "thin": Arm("the first version's trainer", ("--steps", "200"), thin=True),
     "light": Arm("`--preset light`", LIGHT, "thin"),
-    "random": Arm("`--preset light --start none`", RANDOM, "thin"),
-    "cc": Arm("`--preset light --loss dice+ce+cc`", (*LIGHT, "--loss", "dice+ce+cc"), "light"),
+    "random": Arm("`--preset light --start none`", RANDOM, "thin", (1, 2)),
+    "cc": Arm(
+        "`--preset light --loss dice+ce+cc`", (*LIGHT, "--loss", "dice+ce+cc"), "light", (1, 2)
+    ),
     "centre": Arm(
         "`--preset light --encoder FLAT --inflate centre`",
-        (*LIGHT, "--encoder", FLAT, "--inflate", "centre"), "random", (1, 2),
+        (*LIGHT, "--encoder", FLAT, "--inflate", "centre"), "random", (1,),
     ),
     "mean": Arm(
         "`--preset light --encoder FLAT --inflate mean`",
-        (*LIGHT, "--encoder", FLAT, "--inflate", "mean"), "random", (1, 2),
+        (*LIGHT, "--encoder", FLAT, "--inflate", "mean"), "random", (1,),
     ),
 }  # fmt: skip
 TOGETHER = (("thin", "light", "random"), ("cc",), ("centre", "mean"))

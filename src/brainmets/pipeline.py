@@ -61,7 +61,7 @@ def load_model(
         name: of the model or of its file.
         device: ``auto``, ``cpu`` or ``cuda``.
         engine: ``auto``, ``torch`` or ``openvino``.
-        precision: ``auto``, ``f32`` or ``bf16``.
+        precision: ``auto``, ``f32``, ``bf16`` or ``int8``.
         prove: whether the example is run when OpenVINO compiles the model for the first time.
         large_tiles: whether the brain is covered by fewer tiles than the bundle's cubes, which
             is faster, and not quite as good.

@@ -531,6 +531,26 @@ def test_models_are_listed_described_and_verified(run, model_file):
     assert "hashes match" in text
 
 
+def test_a_model_is_quantised_used_and_verified(run, tmp_path, model_file, scan):
+    table, out = tmp_path / "cohort.tsv", tmp_path / "eight.brainmets"
+    table.write_text(f"image\n{scan}\n")
+    code, text, err = run("models", "quantise", model_file, table, "-o", out)
+    assert code == 0, err
+    assert "cases_with_the_same_lesions" in text
+    code, text, _ = run("models", "info", out)
+    assert json.loads(text)["card"]["int8"]["cases"] == 1
+    code, _, err = run(
+        "predict", scan, "--model", out, "-o", tmp_path / "out", "--engine", "openvino",
+        "--precision", "int8",
+    )  # fmt: skip
+    assert code == 0, err
+    (report,) = (tmp_path / "out").glob("*/run.json")
+    assert "int8" in report.read_text("utf-8")
+    plain = run("predict", scan, "--model", model_file, "-o", tmp_path / "x", "--precision", "int8",
+                "--engine", "openvino")  # fmt: skip
+    require_one_error(plain, 2, "models quantise")
+
+
 def test_models_are_combined_verified_and_used(run, tmp_path, model_file, scan):
     bundle = bundles.read(model_file)
     weights = {k: v * np.float16(0.9) for k, v in bundle.weights.items()}

@@ -18,6 +18,7 @@ from brainmets.network.bundle import (
     SCHEMA_ENSEMBLE,
     WEIGHTS,
     Bundle,
+    Int8,
     find,
     read,
     write,
@@ -203,6 +204,37 @@ def test_a_temperature_is_kept_and_changes_the_identity(path):
     assert read(path).temperature == 1.5
     assert read(path).identity != one.identity
     assert replace(read(path), temperature=1.0).identity == one.identity
+
+
+INT8 = Int8({"head": (1.5, 2.0), "decoder.4.conv1": (3.0,)}, is_default=True)
+
+
+def test_what_int8_needs_is_kept_and_changes_the_identity(path):
+    plain = read(path)
+    write(replace(plain, int8=INT8), path)
+    found = read(path)
+    assert found.int8 == INT8
+    assert found.identity != plain.identity
+    assert found.identity != replace(found, int8=replace(INT8, is_default=False)).identity
+    assert plain.int8 is None
+
+
+@pytest.mark.parametrize(
+    "int8",
+    [
+        {"largest": {}, "is_default": True},
+        {"largest": {"head": [1.0, 0.0]}, "is_default": True},
+        {"largest": {"head": [1.0, None]}, "is_default": True},
+        {"largest": {"head": [1.0]}, "is_default": 1},
+        {"largest": {"head": [1.0]}},
+        {"largest": [1.0], "is_default": True},
+        None,
+    ],
+)
+def test_what_cannot_be_for_int8_is_refused(path, int8):
+    rewritten(path, int8=int8)
+    with pytest.raises(BundleError):
+        read(path)
 
 
 @pytest.mark.parametrize("gone", [WEIGHTS, EXAMPLE, CARD, "recipe", "weights_sha256", "name"])

@@ -12,14 +12,15 @@ import torch
 from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
 from brainmets.errors import BundleError, ConfigError
 from brainmets.network import choice, engines, openvino_engine
-from brainmets.network.bundle import Bundle, find, read
+from brainmets.network.bundle import Bundle, Int8, find, read
 from brainmets.network.choice import Careful, Wanted, choose_engine
 from brainmets.network.engines import LARGEST_DIFFERENCE, tolerance, verify
-from brainmets.network.openvino_graph import unet_graph
+from brainmets.network.openvino_engine import PRECISIONS
+from brainmets.network.openvino_graph import LAST, unet_graph
 from brainmets.network.strip_engine import openvino_strip
 from brainmets.network.strip_sizes import StripSizes, scale_array
 from brainmets.network.synthstrip import SynthStrip, scale_intensity
-from brainmets.network.torch_engine import torch_engine
+from brainmets.network.torch_engine import build, torch_engine
 from brainmets.network.unet import UNet
 
 
@@ -299,3 +300,99 @@ def test_predict_loads_neither_torch_nor_matplotlib_and_asks_nothing_of_the_netw
     assert done.stdout.splitlines()[-2:] == ["[]", "True None 0"], done.stdout + done.stderr
     assert (tmp_path / "out" / "head" / "report.html").is_file()
     assert '"engine_reason"' in (tmp_path / "out" / "head" / "run.json").read_text()
+
+
+def inputs_of_the_last_layers(bundle, tile):
+    """The largest value of each channel, as PyTorch's layers receive them."""
+    seen, network = {}, build(bundle).eval()
+
+    def note(name):
+        return lambda _layer, given: seen.update({name: given[0].amax((0, 2, 3, 4)).numpy()})
+
+    for name in LAST:
+        network.get_submodule(name).register_forward_pre_hook(note(name))
+    with torch.inference_mode():
+        network(torch.from_numpy(tile)[None, None])
+    return seen
+
+
+@pytest.mark.parametrize("full_resolution_channels", [0, 4])
+def test_what_int8_needs_is_what_reaches_the_layers_in_pytorch(full_resolution_channels, cache):
+    bundle = make_bundle(full_resolution_channels)
+    tiles = [bundle.example["input"], -bundle.example["input"]]
+    watching = openvino_engine.watching_engine(bundle)
+    found = [watching(tile) for tile in tiles]
+    np.testing.assert_allclose(found[0], bundle.example["output"], atol=1e-4)
+    expected = [inputs_of_the_last_layers(bundle, tile) for tile in tiles]
+    assert sorted(watching.int8().largest) == sorted(LAST)
+    for layer, values in watching.int8().largest.items():
+        largest = np.maximum(*(e[layer] for e in expected))
+        np.testing.assert_allclose(values, np.maximum(largest, 1e-6), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("full_resolution_channels", [0, 4])
+def test_int8_rounds_and_no_more(full_resolution_channels, cache):
+    """Scaling channels alone changes nothing; 8 bits change about what bfloat16 does."""
+    bundle = make_bundle(full_resolution_channels)
+    tile, truth = bundle.example["input"], bundle.example["output"]
+    quantised = watched(bundle)
+    engine = openvino_engine.openvino_engine(quantised, "int8")
+    assert engine.name.startswith("openvino cpu int8, ")
+    difference = np.abs(engine(tile) - truth)
+    assert 0 < difference.mean() < 0.05
+    graph = unet_graph(quantised, tile.shape, int8=True)
+    kinds = [node.get_type_name() for node in graph.get_ops()]
+    assert kinds.count("FakeQuantize") == 2 * len(LAST)
+
+
+def watched(bundle, *, is_default=False):
+    engine = openvino_engine.watching_engine(bundle)
+    engine(bundle.example["input"])
+    return replace(bundle, int8=replace(engine.int8(), is_default=is_default))
+
+
+def test_values_of_very_unequal_channels_share_8_bits(bundle, cache):
+    """Channels thirty times smaller than their neighbours, and made up for by the next weights."""
+    weights = {k: np.asarray(v, np.float32) for k, v in bundle.weights.items()}
+    for name, factor in (("decoder.4.bn2.weight", 1 / 30), ("decoder.4.bn2.bias", 1 / 30)):
+        weights[name] = weights[name].copy()
+        weights[name][::2] *= factor
+    weights["head.weight"] = weights["head.weight"].copy()
+    weights["head.weight"][:, ::2] *= 30
+    uneven = replace(bundle, weights=weights)
+    tile = bundle.example["input"]
+    engines_ = [openvino_engine.openvino_engine(watched(b), "int8") for b in (bundle, uneven)]
+    even, other = (np.abs(e(tile) - bundle.example["output"]).mean() for e in engines_)
+    assert other < 2 * even + 0.01
+
+
+def test_int8_is_the_default_only_where_the_model_says_so(bundle, cache):
+    for int8, expected in ((None, False), (False, False), (True, True)):
+        model = bundle if int8 is None else watched(bundle, is_default=int8)
+        engine = openvino_engine.openvino_engine(model)
+        assert ("int8" in engine.name) is expected
+    with pytest.raises(ConfigError, match="models quantise"):
+        openvino_engine.openvino_engine(bundle, "int8")
+    lacking = replace(bundle, int8=Int8({"head": (1.0,)}))
+    with pytest.raises(BundleError, match=r"lacks decoder\.4\.conv1, decoder\.4\.conv2"):
+        openvino_engine.openvino_engine(lacking, "int8")(bundle.example["input"])
+
+
+def test_where_int8_is_too_coarse_more_bits_are_used(bundle, cache, caplog, monkeypatch):
+    monkeypatch.setattr(engines, "LARGEST_DIFFERENCE_INT8", -1.0)
+    monkeypatch.setattr(engines, "LARGEST_DIFFERENCE_BFLOAT16", 1.0)
+    engine, reason = choose_engine(watched(bundle, is_default=True), Wanted("openvino", "cpu"))
+    assert engine.name == f"openvino cpu {PRECISIONS[openvino_engine.best_precision()]}"
+    assert "int8" in reason
+    assert "precision int8, is not used" in caplog.text
+
+
+def test_other_ranges_are_compiled_apart(bundle, cache):
+    tile = bundle.example["input"]
+    one = watched(bundle)
+    narrow = {name: tuple(v / 50 for v in values) for name, values in one.int8.largest.items()}
+    answers = [
+        openvino_engine.openvino_engine(replace(bundle, int8=int8), "int8")(tile)
+        for int8 in (one.int8, Int8(narrow))
+    ]
+    assert np.abs(answers[0] - answers[1]).max() > 0.01  # 8 bits that end too early

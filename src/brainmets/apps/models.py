@@ -15,7 +15,7 @@ from brainmets.apps.options import (
     PrecisionOption,
     ThreadsOption,
 )
-from brainmets.apps.terminal import print_table, screen
+from brainmets.apps.terminal import print_mapping, print_table, screen
 
 models = typer.Typer(
     help="The models that come with the package, and model files.", no_args_is_help=True
@@ -90,6 +90,35 @@ def combine_models(
     write(whole, out)
     typer.echo(f"model: {out}, of {whole.networks} networks; its decision rule is")
     typer.echo(whole.card["decision_rule"])
+
+
+@models.command("quantise")
+def quantise_model(
+    model: Annotated[str, typer.Argument(help="A model's name or a .brainmets file.")],
+    cohort: Annotated[Path, typer.Argument(help="Scans, best with masks, not learnt from.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .brainmets file to write.")],
+    threads: ThreadsOption = None,
+    target: Annotated[
+        list[int] | None, typer.Option(help="Mask labels that are lesion; all above 0 by default.")
+    ] = None,
+) -> None:
+    """Add what arithmetic in 8 bits needs, and measure what it loses on a cohort."""
+    from dataclasses import replace
+
+    from brainmets.apps.progress import steps
+    from brainmets.cohort import read_cohort
+    from brainmets.concurrency import use_threads
+    from brainmets.io.storage import require_writable
+    from brainmets.network.bundle import find, read, write
+    from brainmets.training.quantise import quantise
+
+    use_threads(threads)
+    require_writable(out.parent)
+    with steps(screen, "quantising") as progress:
+        done = quantise(read_cohort(cohort), read(find(model)), progress, target_labels=target)
+    write(replace(done, name=out.stem), out)
+    typer.echo(f"model: {out}")
+    print_mapping("int8 against float32", {"all": done.card["int8"]})
 
 
 @models.command("fetch")

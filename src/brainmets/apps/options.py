@@ -31,6 +31,7 @@ class Precision(StrEnum):
     auto = "auto"
     f32 = "f32"
     bf16 = "bf16"
+    int8 = "int8"
 
 
 class IdFrom(StrEnum):
@@ -77,7 +78,7 @@ EngineOption = Annotated[
     EngineName, typer.Option(help="auto: torch on a GPU, else openvino where it is installed.")
 ]
 PrecisionOption = Annotated[
-    Precision, typer.Option(help="auto: bf16 with openvino where the CPU has units for it.")
+    Precision, typer.Option(help="auto: the fastest that the model and the CPU are good for.")
 ]
 LargeTilesOption = Annotated[
     bool,

@@ -33,6 +33,19 @@ Tensors = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
+class Int8:
+    """What arithmetic in 8 bits needs to know.
+
+    Attributes:
+        largest: layer → largest value of each channel that reaches it, as seen on tiles.
+        is_default: whether so little is lost that it is used without being asked for.
+    """
+
+    largest: Mapping[str, tuple[float, ...]] = field(repr=False)
+    is_default: bool = False
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A model and everything needed to use it.
 
@@ -48,6 +61,7 @@ class Bundle:
         temperature: what log odds are divided by before a probability is told; outlines are
             those of the probabilities as they come from the network.
         networks: how many networks' weights it holds; their probabilities are averaged.
+        int8: for arithmetic in 8 bits; None: there is none.
         sha256: of the weights' file inside the bundle; empty until written.
     """
 
@@ -62,6 +76,7 @@ class Bundle:
     sha256: str = ""
     temperature: float = 1.0
     networks: int = 1
+    int8: Int8 | None = None
 
     def members(self) -> tuple["Bundle", ...]:
         """Each of its networks as a bundle of its own, without example; itself if it is one."""
@@ -87,6 +102,8 @@ class Bundle:
         parts: list[Any] = [self.name, self.sha256, *map(to_mapping, settings), dict(self.card)]
         if self.temperature != 1:
             parts.append(self.temperature)
+        if self.int8:
+            parts.append(_int8_card(self.int8))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -118,6 +135,8 @@ def write(bundle: Bundle, path: Path) -> None:
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "example_sha256": hashlib.sha256(example).hexdigest(),
     }
+    if bundle.int8:
+        card["int8"] = _int8_card(bundle.int8)
     text = json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, content in ((CARD, text.encode()), (WEIGHTS, weights), (EXAMPLE, example)):
@@ -180,7 +199,22 @@ def _assemble(card: Mapping[str, Any], weights: bytes, example: bytes) -> Bundle
         sha256=card["weights_sha256"],
         temperature=_positive(card.get("temperature", 1.0)),
         networks=_counted(card.get("networks", 1)),
+        int8=_int8(card["int8"]) if "int8" in card else None,
     )
+
+
+def _int8_card(int8: Int8) -> dict[str, Any]:
+    largest = {layer: list(values) for layer, values in sorted(int8.largest.items())}
+    return {"largest": largest, "is_default": int8.is_default}
+
+
+def _int8(card: Any) -> Int8:
+    largest, is_default = card["largest"], card["is_default"]
+    values = [value for layer in largest.values() for value in layer]
+    fit = all(isinstance(v, int | float) and 0 < v < math.inf for v in values)
+    if not (fit and values and isinstance(is_default, bool)):
+        raise BundleError("what it says for int8 is damaged; expected positive numbers by layer")
+    return Int8({name: tuple(map(float, layer)) for name, layer in largest.items()}, is_default)
 
 
 def _positive(temperature: Any) -> float:

@@ -25,7 +25,7 @@ class Wanted:
     Attributes:
         engine: ``auto``, ``torch`` or ``openvino``.
         device: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``auto``, ``f32`` or ``bf16``.
+        precision: ``auto``, ``f32``, ``bf16`` or ``int8``.
     """
 
     engine: str = "auto"
@@ -81,7 +81,7 @@ def choose_engine(bundle: Bundle, wanted: Wanted, *, prove: bool = True) -> tupl
     """The engine for a model, and one sentence on why it was taken.
 
     OpenVINO runs the bundle's example before a model that it compiled for the first time
-    is trusted; where bfloat16 fails that, float32 is tried before torch.
+    is trusted; where int8 or bfloat16 fails that, more bits are tried before torch.
     With ``prove`` false it is trusted unseen, for who verifies it anyway.
 
     Raises:
@@ -91,7 +91,7 @@ def choose_engine(bundle: Bundle, wanted: Wanted, *, prove: bool = True) -> tupl
     choice, reason = _library(wanted)
     if choice == "torch":
         return _torch(bundle, wanted), reason
-    for precision in dict.fromkeys((wanted.precision, "f32")):
+    for precision in _from_fewer_bits(bundle, wanted.precision):
         try:
             engine = openvino_engine.openvino_engine(bundle, precision)
             if prove:
@@ -109,6 +109,14 @@ def choose_engine(bundle: Bundle, wanted: Wanted, *, prove: bool = True) -> tupl
 
 
 _FLOAT32 = Wanted("torch", "cpu", "f32")
+
+
+def _from_fewer_bits(bundle: Bundle, precision: str) -> tuple[str, ...]:
+    """What was asked for, and what is tried if it fails."""
+    if precision == "auto":
+        precision = openvino_engine.default_precision(bundle)
+    more = (openvino_engine.best_precision(),) if precision == openvino_engine.INT8 else ()
+    return tuple(dict.fromkeys((precision, *more, "f32")))
 
 
 def _prove(bundle: Bundle, engine: Engine) -> None:

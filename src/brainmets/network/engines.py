@@ -17,6 +17,8 @@ LARGEST_DIFFERENCE = 1e-3
 """Probabilities of the bundle's example may differ by this much in float32."""
 LARGEST_DIFFERENCE_BFLOAT16 = 0.1
 """And by this much in bfloat16, whose numbers have 8 significant bits."""
+LARGEST_DIFFERENCE_INT8 = 0.15
+"""And by this much where the layers of full resolution are computed in 8 bits besides."""
 
 
 class Engine(Protocol):
@@ -61,5 +63,7 @@ def verify(bundle: Bundle, engine: Engine) -> float:
 
 def tolerance(engine: Engine) -> float:
     """The largest difference in probability that :func:`verify` accepts of an engine."""
+    if "int8" in engine.name:
+        return LARGEST_DIFFERENCE_INT8
     is_rounded = "bfloat16" in engine.name
     return LARGEST_DIFFERENCE_BFLOAT16 if is_rounded else LARGEST_DIFFERENCE

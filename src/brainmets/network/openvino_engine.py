@@ -25,11 +25,13 @@ from brainmets import concurrency
 from brainmets.errors import BrainmetsError, ConfigError
 from brainmets.io.download import cache_folder
 from brainmets.io.storage import whole_file
-from brainmets.network.bundle import Bundle
+from brainmets.network.bundle import Bundle, Int8
 from brainmets.network.engines import Engine, Tile
 from brainmets.network.ensemble import engine_of
 
 PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}
+INT8 = "int8"
+"""Of the layers of full resolution; the others have the best of ``PRECISIONS``."""
 GRAPHS = 2
 """Raised whenever a graph changes, so that compiled models of older ones are left alone."""
 SHA256_BYTES = 32
@@ -86,12 +88,17 @@ class Compiled:
 
     def __call__(self, image: Array) -> Array:
         """(channels, X, Y, Z) → (channels, X, Y, Z), in memory of its own."""
+        return self.outputs(image, 1)[0]
+
+    def outputs(self, image: Array, count: int) -> list[Array]:
+        """The first outputs for (channels, X, Y, Z), each in memory of its own."""
         shape = (image.shape[1], image.shape[2], image.shape[3])
         self.make_ready(shape)
         batch = np.ascontiguousarray(image[None], np.float32)
         request = self._ready[shape]
         request.infer([batch], share_inputs=True)
-        return np.array(request.get_output_tensor(0).data[0], np.float32)
+        tensors = (request.get_output_tensor(number) for number in range(count))
+        return [np.array(tensor.data[0], np.float32) for tensor in tensors]
 
     def make_ready(self, shape: Shape) -> None:
         """Load the network for a shape, or compile and keep it."""
@@ -200,37 +207,97 @@ def openvino_engine(
 
     Args:
         bundle: the model.
-        precision: ``auto`` takes bf16 where the processor has units for it, else f32.
+        precision: ``auto`` takes int8 where the bundle says that it loses too little to matter,
+            else bf16 where the processor has units for it, else f32.
         folder: where compiled models are kept; the user's cache folder by default.
 
     Raises:
-        ConfigError: OpenVINO is not installed, or an unknown precision.
+        ConfigError: OpenVINO is not installed, an unknown precision, or int8 of a model that
+            holds nothing for it.
     """
     from brainmets.network.openvino_graph import unet_graph
 
-    chosen = best_precision() if precision == "auto" else precision
-    if chosen not in PRECISIONS:
-        expected = ", ".join(("auto", *PRECISIONS))
+    chosen = default_precision(bundle) if precision == "auto" else precision
+    if chosen not in (INT8, *PRECISIONS):
+        expected = ", ".join(("auto", INT8, *PRECISIONS))
         raise ConfigError(f"precision {precision!r}; expected one of {expected}")
+    if chosen == INT8 and not bundle.int8:
+        raise ConfigError(
+            f"{bundle.name} holds nothing for int8; `brainmets models quantise` adds it"
+        )
     core()
+    is_int8 = chosen == INT8
+    rest = best_precision() if is_int8 else chosen
 
     def make(member: Bundle) -> OpenVinoEngine:
         """One network."""
         compiled = Compiled(
-            lambda shape: unet_graph(member, shape), weights_identity(member), chosen, folder
-        )
-        return OpenVinoEngine(f"openvino cpu {PRECISIONS[chosen]}", compiled)
+            lambda shape: unet_graph(member, shape, int8=is_int8),
+            weights_identity(member, int8=is_int8), rest, folder,
+        )  # fmt: skip
+        return OpenVinoEngine(f"openvino cpu {'int8, ' if is_int8 else ''}{PRECISIONS[rest]}",
+                              compiled)  # fmt: skip
 
     return engine_of(bundle, make)
 
 
-def weights_identity(bundle: Bundle) -> str:
+@dataclass
+class Watching:
+    """A network in float32 that notes what int8 needs to know; see :class:`Engine`.
+
+    Attributes:
+        compiled: with the largest values as further outputs.
+        largest: of each channel that reached each layer so far.
+        name: for reports.
+    """
+
+    compiled: Compiled
+    largest: dict[str, Array] = field(default_factory=dict)
+    name: str = "openvino cpu float32, watched"
+
+    def __call__(self, tile: Tile) -> Tile:
+        """Z-scores (X, Y, Z) → probabilities of the same shape."""
+        from brainmets.network.openvino_graph import LAST
+
+        probability, *seen = self.compiled.outputs(tile[None], 1 + len(LAST))
+        for layer, values in zip(LAST, seen, strict=True):
+            self.largest[layer] = np.maximum(self.largest.get(layer, 0), values)
+        return np.ascontiguousarray(probability[0])
+
+    def int8(self) -> Int8:
+        """What was noted."""
+        least = 1e-6  # of channels that are never anything but 0
+        return Int8({
+            layer: tuple(max(float(value), least) for value in values)
+            for layer, values in self.largest.items()
+        })  # fmt: skip
+
+
+def watching_engine(bundle: Bundle, *, folder: Path | None = None) -> Watching:
+    """Of a bundle of one network; see :class:`Watching`."""
+    from brainmets.network.openvino_graph import unet_graph
+
+    identity = f"{weights_identity(bundle)} watched"
+    return Watching(
+        Compiled(lambda shape: unet_graph(bundle, shape, watched=True), identity, "f32", folder)
+    )
+
+
+def default_precision(bundle: Bundle) -> str:
+    """What ``auto`` stands for here."""
+    has_int8 = "INT8" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return INT8 if has_int8 and bundle.int8 and bundle.int8.is_default else best_precision()
+
+
+def weights_identity(bundle: Bundle, *, int8: bool = False) -> str:
     """SHA-256 of the weights and the architecture, whether the bundle was read or made."""
     digest = hashlib.sha256(repr(bundle.architecture).encode())
     for name, tensor in sorted(bundle.weights.items()):
         values = np.ascontiguousarray(tensor)
         digest.update(f"{name} {values.dtype} {values.shape}".encode())
         digest.update(values.data)
+    if int8 and bundle.int8:
+        digest.update(repr(sorted(bundle.int8.largest.items())).encode())
     return digest.hexdigest()
 
 

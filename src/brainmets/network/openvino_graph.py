@@ -6,7 +6,8 @@ trained, is folded into the convolution before it in float64. The shapes of
 second time here; tests hold the two against each other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from brainmets.errors import BundleError
-from brainmets.network.bundle import Bundle, Tensors
+from brainmets.network.bundle import Bundle, Int8, Tensors
 
 if TYPE_CHECKING:
     from openvino import Model
@@ -23,6 +24,12 @@ EPSILON = 1e-5
 """What PyTorch's batch normalisation adds to the variance."""
 COUNTER = "num_batches_tracked"
 """A tensor of PyTorch's batch normalisation that has no part in inference."""
+LAST = ("decoder.4.conv1", "decoder.4.conv2", "head")
+"""Layers whose input has full resolution and many channels: those that are computed in int8."""
+HEADROOM = 1.1
+"""How far beyond the largest value seen 8 bits reach."""
+LEAST = 0.02
+"""Of the largest channel: what a channel's largest value counts for at least."""
 STAGES = ((1, 3), (2, 4), (4, 6), (8, 3))
 """ResNet-34: width, in multiples of the first, and blocks of each stage."""
 
@@ -34,9 +41,10 @@ Node = Any
 class Weights:
     """Tensors handed out by name, each checked, so that none is missed or left over."""
 
-    def __init__(self, owner: str, tensors: Tensors) -> None:
+    def __init__(self, owner: str, tensors: Tensors, scaling: "Scaling | None" = None) -> None:
         """``owner`` names the model in errors."""
         self._owner, self._tensors, self._left = owner, tensors, set(tensors)
+        self._scaling = scaling or Scaling({}, {})
 
     def take(self, name: str, shape: tuple[int, ...]) -> Array:
         """One tensor as float64.
@@ -75,7 +83,16 @@ class Weights:
         scale = self.take(f"{norm}.weight", outputs) / np.sqrt(variance + EPSILON)
         bias = self.take(f"{norm}.bias", outputs) - mean * scale
         self._left.discard(f"{norm}.{COUNTER}")
-        return weight * scale[:, None, None, None, None], bias
+        return self.scaled(convolution, weight * scale[:, None, None, None, None], bias)
+
+    def scaled(self, name: str, weight: Array, bias: Array) -> tuple[Array, Array]:
+        """The same layer between channels that are scaled."""
+        if name in self._scaling.inputs:
+            weight = weight * self._scaling.inputs[name][:, None, None, None]
+        if name in self._scaling.outputs:
+            scale = self._scaling.outputs[name]
+            weight, bias = weight / scale[:, None, None, None, None], bias / scale
+        return weight, bias
 
     def require_none_left(self) -> None:
         """Refuse tensors that nobody asked for.
@@ -87,22 +104,70 @@ class Weights:
             raise BundleError(f"{self._owner}: tensor {name!r} is not expected in the model file")
 
 
-def unet_graph(bundle: Bundle, shape: tuple[int, int, int]) -> "Model":
+@dataclass(frozen=True)
+class Scaling:
+    """Channels divided by numbers where they are made, and multiplied again where they are used.
+
+    Between ReLUs that changes nothing but the numbers in between: afterwards all channels of a
+    tensor have one range, and share the steps of 8 bits (Nagel et al. 2019, arXiv:1906.04721).
+
+    Attributes:
+        inputs: layer → what its input's channels were divided by.
+        outputs: layer → what its output's channels are divided by.
+    """
+
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+
+
+def scaling_of(int8: Int8, skipped: int) -> Scaling:
+    """So that the largest value of every channel is 1 where 8 bits are used.
+
+    Args:
+        int8: the largest values.
+        skipped: channels of full resolution that are joined to the decoder's.
+
+    Raises:
+        BundleError: there are none for some layer.
+    """
+    missing = [name for name in LAST if name not in int8.largest]
+    if missing:
+        raise BundleError(f"what it says for int8 lacks {', '.join(missing)}")
+    first, second, last = (
+        np.maximum(values, LEAST * max(values)) for values in (int8.largest[name] for name in LAST)
+    )
+    below = len(first) - skipped
+    outputs = {"decoder.3.conv2": first[:below], LAST[0]: second, LAST[1]: last}
+    if skipped:
+        outputs["full_resolution.0"] = first[below:]
+    return Scaling(dict(zip(LAST, (first, second, last), strict=True)), outputs)
+
+
+def unet_graph(
+    bundle: Bundle, shape: tuple[int, int, int], *, int8: bool = False, watched: bool = False
+) -> "Model":
     """The bundle's network with sigmoid: (1, channels, X, Y, Z) → (1, 1, X, Y, Z) probabilities.
 
     Args:
         bundle: the model.
         shape: X, Y, Z: multiples of 32.
+        int8: whether the layers ``LAST`` are computed in 8 bits; the bundle says how.
+        watched: whether the largest value of each channel that reaches those layers is given
+            too, as further outputs.
 
     Raises:
-        BundleError: a tensor is missing, superfluous, of another shape, or not finite.
+        BundleError: a tensor is missing, superfluous, of another shape, or not finite; or
+            nothing is said for ``int8``.
     """
     import openvino as ov
     from openvino import opset13 as op
 
     width, full = bundle.architecture.width, bundle.architecture.full_resolution_channels
     channels = bundle.architecture.in_channels
-    weights = Weights(bundle.name, bundle.weights)
+    if int8 and not bundle.int8:
+        raise BundleError(f"{bundle.name} holds nothing for int8")
+    scaling = scaling_of(bundle.int8, full) if int8 and bundle.int8 else None
+    weights = Weights(bundle.name, bundle.weights, scaling)
     image = op.parameter([1, channels, *shape], np.float32)
     skips = [*_encoder(image, weights, channels, width)]
     deep = skips.pop()
@@ -111,12 +176,13 @@ def unet_graph(bundle: Bundle, shape: tuple[int, int, int]) -> "Model":
         folded = weights.normalised("full_resolution.0", "full_resolution.1", (full, channels))
         skips.insert(0, op.relu(_convolution(image, *folded)))
         sizes.insert(0, full)
-    deep = _decoder(deep, skips, weights, sizes, width)
-    outputs = _decoder_widths(width)[-1]
-    kernel = weights.take("head.weight", (1, outputs, 3, 3, 3))
-    logits = _convolution(deep, kernel, weights.take("head.bias", (1,)))
+    inner, seen = _decoder(deep, skips, weights, sizes, width, int8=int8)
+    kernel = weights.take("head.weight", (1, _decoder_widths(width)[-1], 3, 3, 3))
+    bias = weights.take("head.bias", (1,))
+    logits = _convolution(inner, *weights.scaled("head", kernel, bias), int8=int8)
     weights.require_none_left()
-    return ov.Model([op.sigmoid(logits)], [image], "unet")
+    largest = [op.reduce_max(x, np.array([2, 3, 4])) for x in (*seen, inner) if watched]
+    return ov.Model([op.sigmoid(logits), *largest], [image], "unet")
 
 
 def _encoder(image: Node, weights: Weights, channels: int, width: int) -> list[Node]:
@@ -157,8 +223,20 @@ def _decoder_widths(width: int) -> list[int]:
     return [4 * width, 2 * width, width, max(8, width // 2), max(8, width // 4)]
 
 
-def _decoder(deep: Node, skips: list[Node], weights: Weights, sizes: list[int], width: int) -> Node:
-    """Five doublings of resolution; ``skips`` and their ``sizes`` from fine to coarse."""
+def _decoder(  # what comes in, and how it is computed
+    deep: Node,
+    skips: list[Node],
+    weights: Weights,
+    sizes: list[int],
+    width: int,
+    *,
+    int8: bool = False,
+) -> tuple[Node, list[Node]]:
+    """Five doublings of resolution; ``skips`` and their ``sizes`` from fine to coarse.
+
+    Returns:
+        The output, and the inputs of the last doubling's two layers.
+    """
     from openvino import opset13 as op
 
     inputs = 8 * width
@@ -166,12 +244,13 @@ def _decoder(deep: Node, skips: list[Node], weights: Weights, sizes: list[int], 
         x, joined = _doubled(deep), inputs
         if skips:
             x, joined = op.concat([x, skips.pop()], 1), inputs + sizes.pop()
-        name = f"decoder.{number}"
+        name, seen = f"decoder.{number}", []
         for layer, shape in ((1, (outputs, joined)), (2, (outputs, outputs))):
+            seen.append(x)
             folded = weights.normalised(f"{name}.conv{layer}", f"{name}.bn{layer}", shape)
-            x = op.relu(_convolution(x, *folded))
+            x = op.relu(_convolution(x, *folded, int8=int8 and f"{name}.conv{layer}" in LAST))
         deep, inputs = x, outputs
-    return deep
+    return deep, seen
 
 
 def synthstrip_graph(
@@ -230,11 +309,20 @@ def _plain(weights: Weights, name: str, shape: tuple[int, int]) -> tuple[Array, 
     return kernel, weights.take(f"{name}.bias", shape[:1])
 
 
-def _convolution(x: Node, kernel: Array, bias: Array, *, stride: int = 1) -> Node:
+def _convolution(
+    x: Node, kernel: Array, bias: Array, *, stride: int = 1, int8: bool = False
+) -> Node:
+    """A convolution; in 8 bits its input, not negative, reaches to ``HEADROOM``."""
     from openvino import opset13 as op
 
     pad = [kernel.shape[-1] // 2] * 3
     weight = op.constant(kernel.astype(np.float32))
+    if int8:
+        top = np.float32(HEADROOM)
+        x = op.fake_quantize(x, np.float32(0), top, np.float32(0), top, 256)
+        most = np.abs(kernel).max((1, 2, 3, 4), keepdims=True).astype(np.float32)
+        most = np.maximum(most, np.finfo(np.float32).tiny)
+        weight = op.fake_quantize(weight, -most, most, -most, most, 255)
     shift = op.constant(bias.astype(np.float32).reshape(1, -1, 1, 1, 1))
     return op.add(op.convolution(x, weight, [stride] * 3, pad, pad, [1] * 3), shift)
 

@@ -1,6 +1,6 @@
 """Choosing decision rule and temperature on validation cases, the way they will be used."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from brainmets.evaluation.voxel import target
 from brainmets.inference.predict import predict
 from brainmets.io import images, nifti
 from brainmets.lesions import components, find
+from brainmets.network.bundle import Bundle
+from brainmets.network.engines import Engine
 from brainmets.pipeline import Model, find_brain
 from brainmets.preprocess.prepare import prepare, restore
 from brainmets.training.rules import LOWS, Candidate, best_rule, candidates
@@ -26,12 +28,21 @@ Labels = Collection[int] | None
 
 def probability_of(case: Case, model: Model) -> Volume:
     """The model's probabilities on the scanner's grid, by the same steps as in use."""
+    return probabilities_of(case, model.bundle, {"": model.engine}, model.largest_vox)[""]
+
+
+def probabilities_of(
+    case: Case, bundle: Bundle, engines: Mapping[str, Engine], largest_vox: int = 0
+) -> dict[str, Volume]:
+    """The probabilities of several engines, by name, from one preparation of the scan."""
     scan = images.read_case(case).volume
     brain = find_brain(scan, case.brain_mask)
     grow = brain.extractor != "already stripped"
-    prepared = prepare(scan, brain.mask, model.bundle.recipe, grow=grow)
-    tiling, largest = model.bundle.tiling, model.largest_vox
-    return restore(predict(prepared, model.engine, tiling, largest_vox=largest), prepared)
+    prepared = prepare(scan, brain.mask, bundle.recipe, grow=grow)
+    return {
+        name: restore(predict(prepared, engine, bundle.tiling, largest_vox=largest_vox), prepared)
+        for name, engine in engines.items()
+    }
 
 
 def reference_of(case: Case, target_labels: Labels = None) -> Volume:

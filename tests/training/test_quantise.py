@@ -1,0 +1,100 @@
+"""What int8 needs comes from a cohort's tiles, and its loss is measured before it is trusted."""
+
+import numpy as np
+import pytest
+import torch
+
+from brainmets.cohort import Case, Cohort
+from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
+from brainmets.errors import CohortError, ConfigError
+from brainmets.network import openvino_engine
+from brainmets.network.bundle import Bundle, read, write
+from brainmets.network.openvino_graph import LAST
+from brainmets.network.unet import UNet
+from brainmets.training import quantise as module
+from brainmets.training.quantise import is_small, quantise
+from training_cases import write_case
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(openvino_engine, "cache_folder", lambda: tmp_path)
+
+
+@pytest.fixture
+def bundle():
+    """Random weights that call some bright voxels lesions."""
+    torch.manual_seed(3)
+    network = UNet(Architecture(width=4, full_resolution_channels=4)).eval()
+    torch.nn.init.normal_(network.head.weight, std=0.5)
+    torch.nn.init.zeros_(network.head.bias)
+    weights = {k: v.numpy().astype(np.float16) for k, v in network.state_dict().items()}
+    return Bundle(
+        "tiny", Architecture(4, 4), Recipe(spacing_mm=2.0), Tiling(32), DecisionRule(0.5, 0.6, 5.0),
+        weights, {name: np.zeros((32, 32, 32), np.float32) for name in ("input", "output")},
+        {"limits": "finds nothing"},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    return Cohort(tuple(write_case(tmp_path, name, seed=n) for n, name in enumerate("abc")))
+
+
+def test_the_card_says_what_is_lost_and_the_file_keeps_what_is_needed(
+    bundle, cohort, cache, tmp_path
+):
+    moments = []
+    done = quantise(cohort, bundle, lambda *moment: moments.append(moment))
+    said = done.card["int8"]
+    assert said["cases"] == 3
+    assert said["cases_with_the_same_lesions"] + len(said["cases_that_differ"]) == 3
+    assert 0.5 < said["mean_dice_against_float32"] <= 1
+    assert said["is_default"] is done.int8.is_default is is_small(said)
+    assert done.card["limits"] == "finds nothing"
+    assert sorted(done.int8.largest) == sorted(LAST)
+    assert moments == [(n, 6) for n in range(1, 7)]
+    write(done, tmp_path / "m.brainmets")
+    kept = read(tmp_path / "m.brainmets")
+    assert kept.int8 == done.int8
+    assert all(np.array_equal(kept.weights[k], v) for k, v in bundle.weights.items())
+
+
+def test_more_tiles_reach_at_least_as_far(bundle, cohort, cache, monkeypatch):
+    """The largest values of some of the cases are no larger than those of all."""
+    every = quantise(cohort, bundle)
+    monkeypatch.setattr(module, "CALIBRATION_CASES", 1)
+    first = quantise(cohort, bundle)
+    for layer in LAST:
+        assert (np.array(first.int8.largest[layer]) <= every.int8.largest[layer]).all()
+
+
+def test_without_reference_masks_only_sameness_is_measured(bundle, cohort, cache):
+    blind = Cohort(tuple(Case(c.case_id, c.image, None, c.brain_mask, {}) for c in cohort))
+    said = quantise(blind, bundle).card["int8"]
+    assert said["share_of_dice_kept"] is None
+    assert said["cases"] == 3
+
+
+@pytest.mark.parametrize(
+    ("cases", "same", "kept", "small"),
+    [
+        (100, 99, 0.999, True),
+        (100, 98, 1.0, False),
+        (100, 100, 0.9989, False),
+        (20, 20, None, True),
+        (20, 19, None, False),
+    ],
+)
+def test_it_is_the_default_only_if_it_loses_next_to_nothing(cases, same, kept, small):
+    said = {"cases": cases, "cases_with_the_same_lesions": same, "share_of_dice_kept": kept}
+    assert is_small(said) is small
+
+
+def test_what_cannot_be_quantised_is_refused(bundle, cohort, cache):
+    with pytest.raises(CohortError, match="no case"):
+        quantise(Cohort(()), bundle)
+    double = {f"{n}/{k}": v for n in range(2) for k, v in bundle.weights.items()}
+    several = Bundle(**{**bundle.__dict__, "weights": double, "networks": 2})
+    with pytest.raises(ConfigError, match="averages 2 networks"):
+        quantise(cohort, several)
