@@ -72,7 +72,7 @@ ARMS = {
     "light": Arm("`--preset light`", LIGHT, "thin"),
     "random": Arm("`--preset light --start none`", RANDOM, "thin", (1, 2)),
     "cc": Arm(
-        "`--preset light --loss dice+ce+cc`", (*LIGHT, "--loss", "dice+ce+cc"), "light", (1, 2)
+        "`--preset light --loss dice+ce+cc`", (*LIGHT, "--loss", "dice+ce+cc"), "light", (1,)
     ),
     "centre": Arm(
         "`--preset light --encoder FLAT --inflate centre`",

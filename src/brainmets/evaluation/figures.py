@@ -236,12 +236,17 @@ def reliability_figure(calibration: Mapping[str, Any]) -> str:
     return _svg(plot)
 
 
+def best_step(f1: Mapping[int, float]) -> int:
+    """The step that found most; of equals the last."""
+    return max(f1, key=lambda step: (f1[step], step))
+
+
 def found_figure(f1: Mapping[int, float]) -> str:
     """Lesion F1 in whole validation cases by step, the best marked."""
 
     def plot(axes: "Axes") -> None:
         axes.plot(list(f1), list(f1.values()), "o-", color=OTHER, markersize=4)
-        best, last = max(f1, key=lambda step: (f1[step], step)), max(1, *f1)
+        best, last = best_step(f1), max(1, *f1)
         axes.plot(best, f1[best], "o", color=MAIN, markersize=8, fillstyle="none")
         axes.annotate(f"{f1[best]:.2f}", (best, f1[best]), (0, 9), textcoords="offset points",
                       ha="center", color=MAIN)  # fmt: skip

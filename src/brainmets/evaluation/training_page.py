@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from brainmets.evaluation.figures import (
+    best_step,
     curve_figure,
     found_figure,
     rate_figure,
@@ -81,6 +82,7 @@ def render(
     }
     if "calibration" in card:
         figures["reliability"] = reliability_figure(card["calibration"])
+    keep = card.get("training", {}).get("keep", "last")
     results = card.get("results", {})
     shown = list(results)[-1] if results else None  # the test, if there is one
     sizes = card.get("sensitivity_by_size", {})
@@ -102,6 +104,7 @@ def render(
             steps=len(history.losses),
             started=0 in history.found,
             pictures=pictures,
-            keep=card.get("training", {}).get("keep", "last"),
+            keep=keep,
+            kept=best_step(history.found) if keep == "best" and history.found else None,
         )
     )
