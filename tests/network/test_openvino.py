@@ -376,6 +376,9 @@ def test_int8_is_the_default_only_where_the_model_says_so(bundle, cache):
     lacking = replace(bundle, int8=Int8({"head": (1.0,)}))
     with pytest.raises(BundleError, match=r"lacks decoder\.4\.conv1, decoder\.4\.conv2"):
         openvino_engine.openvino_engine(lacking, "int8")(bundle.example["input"])
+    largest = {name: (*values, 1.0) for name, values in watched(bundle).int8.largest.items()}
+    with pytest.raises(BundleError, match="for int8 it gives"):
+        unet_graph(replace(bundle, int8=Int8(largest)), (32, 32, 32), int8=True)
 
 
 def test_where_int8_is_too_coarse_more_bits_are_used(bundle, cache, caplog, monkeypatch):

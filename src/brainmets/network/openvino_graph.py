@@ -86,13 +86,20 @@ class Weights:
         return self.scaled(convolution, weight * scale[:, None, None, None, None], bias)
 
     def scaled(self, name: str, weight: Array, bias: Array) -> tuple[Array, Array]:
-        """The same layer between channels that are scaled."""
-        if name in self._scaling.inputs:
-            weight = weight * self._scaling.inputs[name][:, None, None, None]
-        if name in self._scaling.outputs:
-            scale = self._scaling.outputs[name]
-            weight, bias = weight / scale[:, None, None, None, None], bias / scale
-        return weight, bias
+        """The same layer between channels that are scaled.
+
+        Raises:
+            BundleError: they are of another number.
+        """
+        before = self._scaling.inputs.get(name, np.ones(weight.shape[1]))
+        after = self._scaling.outputs.get(name, np.ones(weight.shape[0]))
+        if (len(after), len(before)) != weight.shape[:2]:
+            raise BundleError(
+                f"{self._owner}: for int8 it gives {len(before)} and {len(after)} channels around "
+                f"{name!r}, expected {weight.shape[1]} and {weight.shape[0]}"
+            )
+        scale = before[:, None, None, None] / after[:, None, None, None, None]
+        return weight * scale, bias / after
 
     def require_none_left(self) -> None:
         """Refuse tensors that nobody asked for.
