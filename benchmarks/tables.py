@@ -237,6 +237,7 @@ def _card() -> str:
             _table(["cases from", *(key.replace("_", " ") for key in keys)], rows),
             "Lesions found in the test cases, by equivalent diameter:",
             _table(["size", "found"], sizes),
+            INT8.format(**card["int8"]),
         ]
     )
 
@@ -472,6 +473,13 @@ TRAINING = (
     "`--preset light` begins with `starter`, which has learnt on a GPU from other scans of maps "
     "01–14; all other rows begin with random weights, or with a 2D ResNet-34 (FLAT) trained on "
     "slices of the same cases, and are far too short to be of use. ImageNet weights: not run."
+)
+INT8 = (
+    "With `--precision int8`, {cases_with_the_same_lesions} of {cases} simulated scans of two "
+    "other heads have the same lesions as in float32 (one to one at IoU of 0.5 and more, volume "
+    "within 5 % or 2 voxels); mean Dice between the two masks {mean_dice_against_float32}; share "
+    "of float32's Dice kept {share_of_dice_kept}. So it is not the default: that takes 99 % of "
+    "the scans."
 )
 SLIDING = (
     "{scan} (real, skull off), whole processes, {threads} threads, medians of {runs} runs after "

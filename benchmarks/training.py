@@ -70,9 +70,10 @@ class Arm:
 ARMS = {
     "thin": Arm("the first version's trainer", ("--steps", "200"), thin=True),
     "light": Arm("`--preset light`", LIGHT, "thin"),
-    "random": Arm("`--preset light --start none`", RANDOM, "thin", (1, 2)),
+    "random": Arm("`--preset light --start none`", RANDOM, "thin", (1,)),
     "cc": Arm(
-        "`--preset light --loss dice+ce+cc`", (*LIGHT, "--loss", "dice+ce+cc"), "light", (1,)
+        "`--preset light --start none --loss dice+ce+cc`",
+        (*RANDOM, "--loss", "dice+ce+cc"), "random", (1,),
     ),
     "centre": Arm(
         "`--preset light --encoder FLAT --inflate centre`",
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--thin", type=Path)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--lanes", type=int, default=2, help="runs at a time")
     parser.add_argument(
         "--score", nargs=2, metavar=("ARM", "SEED"), help="of a model that is there"
     )
@@ -103,7 +105,7 @@ def main() -> None:
         return
     given.work.mkdir(parents=True, exist_ok=True)
     _cohorts(given.work)
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(given.lanes) as pool:
         running = [
             pool.submit(_run, given.work, given.thin, arm, seed)
             for arms in TOGETHER

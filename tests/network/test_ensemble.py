@@ -10,7 +10,7 @@ import torch
 
 from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
 from brainmets.errors import BundleError, ConfigError
-from brainmets.network.bundle import Bundle, read, write
+from brainmets.network.bundle import Bundle, Int8, read, write
 from brainmets.network.choice import Wanted, choose_engine
 from brainmets.network.engines import verify
 from brainmets.network.ensemble import Averaged, combine
@@ -61,6 +61,20 @@ def test_the_whole_gives_the_mean_of_its_members(models):
 def test_openvino_gives_the_same_mean(models, tmp_path):
     engine = openvino_engine(joined(*models), "f32", folder=tmp_path)
     np.testing.assert_allclose(engine(IMAGE), mean_of(models), atol=1e-3)
+
+
+def test_what_one_network_needs_for_int8_is_not_the_others(models):
+    ready = replace(models[0], int8=Int8({"head": (1.0,)}, is_default=True))
+    whole = joined(ready, *models[1:])
+    assert whole.int8 is None
+    assert all(member.int8 is None for member in whole.members())
+
+
+def test_several_networks_with_int8_are_refused(models, tmp_path):
+    whole = replace(joined(*models), int8=Int8({"head": (1.0,)}))
+    write(whole, tmp_path / "whole.brainmets")
+    with pytest.raises(BundleError, match="int8 is for one network"):
+        read(tmp_path / "whole.brainmets")
 
 
 def test_it_is_written_read_and_verified(models, tmp_path, monkeypatch):

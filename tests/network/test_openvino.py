@@ -15,7 +15,6 @@ from brainmets.network import choice, engines, openvino_engine
 from brainmets.network.bundle import Bundle, Int8, find, read
 from brainmets.network.choice import Careful, Wanted, choose_engine
 from brainmets.network.engines import LARGEST_DIFFERENCE, tolerance, verify
-from brainmets.network.openvino_engine import PRECISIONS
 from brainmets.network.openvino_graph import LAST, unet_graph
 from brainmets.network.strip_engine import openvino_strip
 from brainmets.network.strip_sizes import StripSizes, scale_array
@@ -383,11 +382,49 @@ def test_int8_is_the_default_only_where_the_model_says_so(bundle, cache):
 
 def test_where_int8_is_too_coarse_more_bits_are_used(bundle, cache, caplog, monkeypatch):
     monkeypatch.setattr(engines, "LARGEST_DIFFERENCE_INT8", -1.0)
-    monkeypatch.setattr(engines, "LARGEST_DIFFERENCE_BFLOAT16", 1.0)
-    engine, reason = choose_engine(watched(bundle, is_default=True), Wanted("openvino", "cpu"))
-    assert engine.name == f"openvino cpu {PRECISIONS[openvino_engine.best_precision()]}"
-    assert "int8" in reason
-    assert "precision int8, is not used" in caplog.text
+    engine, _ = choose_engine(watched(bundle, is_default=True), Wanted("openvino", "cpu"))
+    assert engine.name == "openvino cpu float32"
+    assert "is not used" in caplog.text
+
+
+@pytest.mark.parametrize("wanted", [("torch", "auto"), ("auto", "cuda")])
+def test_int8_on_anything_but_openvino_is_refused(wanted):
+    with pytest.raises(ConfigError, match="int8 is for engine 'openvino'"):
+        Wanted(*wanted, "int8")
+
+
+def test_without_openvino_torch_takes_over(bundle, monkeypatch, caplog):
+    def broken():
+        raise ImportError("a library is missing")
+
+    monkeypatch.setattr(openvino_engine, "core", broken)
+    engine, _ = choose_engine(bundle, Wanted("auto", "cpu"))
+    assert engine.name == "torch cpu float32"
+
+
+OVERFLOW = """
+import numpy as np
+import openvino as ov
+from openvino import opset13 as op
+from brainmets.network.openvino_graph import HEADROOM, _convolution
+image = op.parameter([1, 16, 8, 8, 8], np.float32)
+out = _convolution(image, np.ones((8, 16, 3, 3, 3)), np.zeros(8), int8=True)
+settings = {"INFERENCE_PRECISION_HINT": "f32"}
+model = ov.Core().compile_model(ov.Model([out], [image]), "CPU", settings)
+found = model([np.full((1, 16, 8, 8, 8), HEADROOM, np.float32)])[0][0, :, 4, 4, 4]
+print(float(np.abs(found / (HEADROOM * 16 * 27) - 1).max()))
+"""
+
+
+@pytest.mark.parametrize("processor", ["SSE41", "AVX2", "AVX512_CORE", "DEFAULT"])
+def test_int8_is_right_on_processors_without_its_instructions(processor):
+    """Inputs and weights at their largest, and of one sign, where sums of two are the largest."""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": processor}
+    command = [sys.executable, "-c", OVERFLOW]
+    said = subprocess.run(  # noqa: S603  # this interpreter
+        command, env=environment, capture_output=True, text=True, check=True
+    )
+    assert float(said.stdout) < 1e-3
 
 
 def test_other_ranges_are_compiled_apart(bundle, cache):

@@ -188,14 +188,34 @@ def test_training_on_does_not_leave_with_less_than_it_began_with(cases, tmp_path
     seen = scripted(monkeypatch, (8, 7))
     kept = train(
         cases[:2], ARCHITECTURE, replace(TRAINING, learning_rate=0.1), tmp_path / "b.pt",
-        validation=cases[2:], tiling=TILING, start=start,
+        validation=cases[2:], tiling=TILING, start=start, is_model=True,
     )  # fmt: skip
     assert len(seen) == 2
-    assert all(torch.equal(value, start[name]) for name, value in kept.named_parameters())
+    assert all(torch.equal(value, start[name]) for name, value in kept.state_dict().items())
     history = report._history(tmp_path / "losses.csv")
     assert len(history.losses) == len(history.rates) == TRAINING.steps
     assert list(history.found) == [0, TRAINING.steps]
     assert history.found[0] > history.found[TRAINING.steps]
+
+
+def test_a_run_that_ends_before_a_look_keeps_what_it_learnt(cases, tmp_path, monkeypatch):
+    start = weights_of(train(cases[:2], ARCHITECTURE, TRAINING, tmp_path / "a.pt"))
+    scripted(monkeypatch, (8,))
+    learnt = train(
+        cases[:2], ARCHITECTURE, TRAINING, tmp_path / "b.pt", validation=cases[2:], tiling=TILING,
+        start=start, is_model=True, until=2,
+    )  # fmt: skip
+    assert not all(torch.equal(v, start[name]) for name, v in learnt.named_parameters())
+
+
+def test_an_encoders_random_decoder_is_not_looked_at(cases, tmp_path, monkeypatch):
+    start = weights_of(train(cases[:2], ARCHITECTURE, TRAINING, tmp_path / "a.pt"))
+    seen = scripted(monkeypatch, (7,))
+    train(
+        cases[:2], ARCHITECTURE, TRAINING, tmp_path / "b.pt", validation=cases[2:], tiling=TILING,
+        start=start,
+    )  # fmt: skip
+    assert len(seen) == 1
 
 
 def test_what_was_kept_survives_a_break(cases, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from brainmets.cohort import Case, Cohort
 from brainmets.config import Architecture, DecisionRule, Recipe, Tiling, Training, to_mapping
 from brainmets.errors import CohortError, ConfigError
-from brainmets.network.bundle import read
+from brainmets.network.bundle import Int8, read
 from brainmets.network.torch_engine import torch_engine
 from brainmets.pipeline import Model
 from brainmets.training import loop, patches
@@ -199,7 +199,12 @@ def test_retuning_changes_rule_and_figures_alone(cohort, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SETTLING_BATCHES", 1)
     plan = tiny_plan(cohort)
     before = train_model(plan, tmp_path / "a.brainmets", tmp_path / "w")
-    after = retune(before, tmp_path / "own.brainmets", plan.test, plan.validation)
+    int8 = Int8({"head": (1.0,)}, is_default=True)
+    measured = {**before.card, "int8": {"cases": 30}}
+    given = replace(before, int8=int8, card=measured)
+    after = retune(given, tmp_path / "own.brainmets", plan.test, plan.validation)
+    assert after.int8 == replace(int8, is_default=False)  # measured with another rule
+    assert "int8" not in after.card
     assert after.name == "own"
     assert after.weights.keys() == before.weights.keys()
     for name, tensor in before.weights.items():

@@ -61,7 +61,7 @@ def test_what_training_began_with_is_told_from_what_was_learnt(found):
     assert "Step 0 is the model that training began with" in begun
     kept = {**CARD, "training": {"keep": "best"}, "started_from": {"name": "<first>"}}
     told = text_of(page(kept, history=replace(HISTORY, found=found)))
-    assert "No later step found as much" in told
+    assert ("No later step found as much" in told) is (len(found) > 1)
     assert "began with the weights of &lt;first&gt;" in told
     assert "Step 0" not in text_of(page(history=replace(HISTORY, found={3: 0.3})))
 

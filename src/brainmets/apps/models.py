@@ -99,13 +99,15 @@ def quantise_model(
     out: Annotated[Path, typer.Option("--out", "-o", help="The .brainmets file to write.")],
     threads: ThreadsOption = None,
     target: Annotated[
-        list[int] | None, typer.Option(help="Mask labels that are lesion; all above 0 by default.")
+        list[int] | None,
+        typer.Option(help="Mask labels that are lesion; all above 0 by default, 1 and 3 of BraTS."),
     ] = None,
 ) -> None:
     """Add what arithmetic in 8 bits needs, and measure what it loses on a cohort."""
     from dataclasses import replace
 
     from brainmets.apps.progress import steps
+    from brainmets.apps.terminal import lesion_labels
     from brainmets.cohort import read_cohort
     from brainmets.concurrency import use_threads
     from brainmets.io.storage import require_writable
@@ -114,11 +116,17 @@ def quantise_model(
 
     use_threads(threads)
     require_writable(out.parent)
+    cases = read_cohort(cohort)
+    labels = lesion_labels(target or cases.target_labels)
     with steps(screen, "quantising") as progress:
-        done = quantise(read_cohort(cohort), read(find(model)), progress, target_labels=target)
+        done, losses = quantise(cases, read(find(model)), progress, target_labels=labels)
     write(replace(done, name=out.stem), out)
     typer.echo(f"model: {out}")
-    print_mapping("int8 against float32", {"all": done.card["int8"]})
+    print_mapping("int8 against float32", {"int8": done.card["int8"]})
+    for loss in losses:
+        if not loss.sameness.is_same:
+            one, other = loss.sameness.lesions
+            typer.echo(f"case {loss.case_id}: other lesions, {one} in float32 and {other} in int8")
 
 
 @models.command("fetch")

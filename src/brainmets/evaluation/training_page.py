@@ -105,6 +105,6 @@ def render(
             started=0 in history.found,
             pictures=pictures,
             keep=keep,
-            kept=best_step(history.found) if keep == "best" and history.found else None,
+            kept=best_step(history.found) if keep == "best" and any(history.found) else None,
         )
     )

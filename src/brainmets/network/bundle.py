@@ -29,6 +29,8 @@ SCHEMA, SCHEMA_ENSEMBLE = 1, 2
 """Of one network, which every version reads, and of several."""
 MOST_BYTES = 4_000_000_000
 WEIGHTS, CARD, EXAMPLE = "weights.safetensors", "card.json", "example.safetensors"
+TINY = 1e-6
+"""The least that may be said for int8, and the inverse of the most."""
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 
@@ -61,7 +63,7 @@ class Bundle:
         temperature: what log odds are divided by before a probability is told; outlines are
             those of the probabilities as they come from the network.
         networks: how many networks' weights it holds; their probabilities are averaged.
-        int8: for arithmetic in 8 bits; None: there is none.
+        int8: for arithmetic in 8 bits, of one network; None: there is none.
         sha256: of the weights' file inside the bundle; empty until written.
     """
 
@@ -187,6 +189,9 @@ def _assemble(card: Mapping[str, Any], weights: bytes, example: bytes) -> Bundle
     except SafetensorError as error:
         raise BundleError(f"unreadable tensors ({error})") from error
     _require_example(proof)
+    networks = _counted(card.get("networks", 1))
+    if networks > 1 and "int8" in card:
+        raise BundleError(f"int8 is for one network, and it holds {networks}")
     return Bundle(
         name=str(card["name"]),
         architecture=from_mapping(Architecture, card["architecture"]),
@@ -198,7 +203,7 @@ def _assemble(card: Mapping[str, Any], weights: bytes, example: bytes) -> Bundle
         card=card["card"],
         sha256=card["weights_sha256"],
         temperature=_positive(card.get("temperature", 1.0)),
-        networks=_counted(card.get("networks", 1)),
+        networks=networks,
         int8=_int8(card["int8"]) if "int8" in card else None,
     )
 
@@ -211,8 +216,8 @@ def _int8_card(int8: Int8) -> dict[str, Any]:
 def _int8(card: Any) -> Int8:
     largest, is_default = card["largest"], card["is_default"]
     values = [value for layer in largest.values() for value in layer]
-    fit = all(isinstance(v, int | float) and 0 < v < math.inf for v in values)
-    if not (fit and values and isinstance(is_default, bool)):
+    fit = all(type(v) in (int, float) and TINY <= v <= 1 / TINY for v in values)
+    if not (fit and largest and all(largest.values()) and isinstance(is_default, bool)):
         raise BundleError("what it says for int8 is damaged; expected positive numbers by layer")
     return Int8({name: tuple(map(float, layer)) for name, layer in largest.items()}, is_default)
 

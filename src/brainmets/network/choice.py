@@ -36,6 +36,8 @@ class Wanted:
         """Refuse what cannot be."""
         if self.engine not in ENGINES:
             raise ConfigError(f"engine {self.engine!r}; expected one of {', '.join(ENGINES)}")
+        if self.precision == "int8" and (self.engine == "torch" or self.device == "cuda"):
+            raise ConfigError("int8 is for engine 'openvino' on the CPU; leave --precision out")
         if self.engine == "openvino" and self.device == "cuda":
             raise ConfigError("engine 'openvino' runs on the CPU; use --engine torch for a GPU")
 
@@ -81,7 +83,7 @@ def choose_engine(bundle: Bundle, wanted: Wanted, *, prove: bool = True) -> tupl
     """The engine for a model, and one sentence on why it was taken.
 
     OpenVINO runs the bundle's example before a model that it compiled for the first time
-    is trusted; where int8 or bfloat16 fails that, more bits are tried before torch.
+    is trusted; where int8 or bfloat16 fails that, float32 is tried before torch.
     With ``prove`` false it is trusted unseen, for who verifies it anyway.
 
     Raises:
@@ -91,7 +93,7 @@ def choose_engine(bundle: Bundle, wanted: Wanted, *, prove: bool = True) -> tupl
     choice, reason = _library(wanted)
     if choice == "torch":
         return _torch(bundle, wanted), reason
-    for precision in _from_fewer_bits(bundle, wanted.precision):
+    for precision in dict.fromkeys((wanted.precision, "f32")):
         try:
             engine = openvino_engine.openvino_engine(bundle, precision)
             if prove:
@@ -111,14 +113,6 @@ def choose_engine(bundle: Bundle, wanted: Wanted, *, prove: bool = True) -> tupl
 _FLOAT32 = Wanted("torch", "cpu", "f32")
 
 
-def _from_fewer_bits(bundle: Bundle, precision: str) -> tuple[str, ...]:
-    """What was asked for, and what is tried if it fails."""
-    if precision == "auto":
-        precision = openvino_engine.default_precision(bundle)
-    more = (openvino_engine.best_precision(),) if precision == openvino_engine.INT8 else ()
-    return tuple(dict.fromkeys((precision, *more, "f32")))
-
-
 def _prove(bundle: Bundle, engine: Engine) -> None:
     """Run the example, and keep on record that it came out right."""
     parts = engine.engines if isinstance(engine, Averaged) else (engine,)
@@ -134,6 +128,8 @@ def _library(wanted: Wanted) -> tuple[str, str]:
         return wanted.engine, "it was asked for"
     if wanted.device == "cuda":
         return "torch", "a CUDA GPU was asked for"
+    if wanted.precision == "int8":
+        return "openvino", "int8 was asked for"
     if wanted.device == "auto" and _gpu_is_visible():
         return "torch", "there is a CUDA GPU"
     if not openvino_engine.is_installed():

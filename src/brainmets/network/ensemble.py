@@ -87,7 +87,7 @@ def combine(bundles: Sequence[Bundle], name: str, make: Callable[[Bundle], Engin
     )  # fmt: skip
     whole = replace(
         first, name=name, weights=weights, card=_card(bundles), rule=rule, temperature=1.0,
-        networks=len(members), sha256="",
+        networks=len(members), sha256="", int8=None,
     )  # fmt: skip
     shown = np.asarray(first.example["input"], np.float32)
     output = engine_of(whole, make)(shown)

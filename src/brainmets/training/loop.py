@@ -151,6 +151,7 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
     workers: int = 1,
     until: int | None = None,
     ranks: Ranks = ALONE,
+    is_model: bool = False,
 ) -> UNet:
     """Train on prepared cases and return the network, in evaluation mode.
 
@@ -160,8 +161,8 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
         training: steps, patches, rates, seed.
         checkpoint: file to resume from if it exists, and to save to.
         start: weights to start from, by name; random ones if None.
-        validation: cases that are looked at now and then, and before the first step where there
-            is a ``start``; they teach nothing, but choose the step whose weights are kept.
+        validation: cases that are looked at now and then; they teach nothing, but choose the
+            step whose weights are kept.
         recipe: how the cases were prepared; None: as by default.
         tiling: how whole validation cases are cut; None: as by default.
         report: called every 20 steps.
@@ -170,6 +171,8 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
             The patches are the same.
         until: end the run before this step, though its schedule is that of all steps: for
             runs whose time is up. The checkpoint can be taken further later.
+        is_model: whether ``start`` is a model's: it is then looked at before the first step, and
+            kept as it is if no later look finds as much.
         ranks: which of several processes this is. The first returns the network; what the others
             return is of no use.
 
@@ -193,13 +196,11 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
     }
     if checkpoint.is_file():
         _resume(state, checkpoint, settings)
-    coming = range(VALIDATION_BATCHES if validation else 0)
+    batches = range(VALIDATION_BATCHES if validation else 0)
     held_out = HeldOut(
-        tuple(drawn_ahead(validation, training, coming, workers, device)),
-        spread(validation, training.validation_cases),
-        recipe,
-        tiling,
-    )
+        tuple(drawn_ahead(validation, training, batches, workers, device)),
+        spread(validation, training.validation_cases), recipe, tiling,
+    )  # fmt: skip
     started, first = time.monotonic(), state.step
     last = training.steps if until is None else min(until, training.steps)
     each = training.accumulate
@@ -208,14 +209,15 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
     replace(training, batch=len(share))  # refuses what is too little to normalise
     drawn = iter(drawn_ahead(cases, training, coming, workers, device, share))
     with Board(checkpoint.with_name(FOLDER), state.step, open_=ranks.leads) as board:
-        if start and validation and not state.step and ranks.leads:
+        if is_model and validation and not state.step and ranks.leads:
             _look(state, held_out, training, device)
+            board.note(0, _looked(state))
         for _ in range(state.step, last):
-            batches = list(islice(drawn, each))
+            drawn_now = list(islice(drawn, each))
             try:
-                state.losses.append(_advance(state, batches, training, device, ranks))
+                state.losses.append(_advance(state, drawn_now, training, device, ranks))
             except RunError as error:
-                raise _kept_for_you(error, batches, state.step, checkpoint, ranks) from error
+                raise _kept_for_you(error, drawn_now, state.step, checkpoint, ranks) from error
             if not ranks.leads:
                 continue
             if validation and _is_looked_at(state.step, training):
@@ -231,11 +233,14 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
 
 def _numbers(state: State, training: Training) -> dict[str, float]:
     """What is to be told of the last step, by name."""
-    numbers = {"loss": state.losses[-1], "learning_rate": learning_rate(training, state.step - 1)}
-    if state.step in state.checked:
-        seen = vars(state.checked[state.step])
-        numbers |= {f"validation/{name}": value for name, value in seen.items()}
-    return numbers
+    rate = learning_rate(training, state.step - 1)
+    return {"loss": state.losses[-1], "learning_rate": rate, **_looked(state)}
+
+
+def _looked(state: State) -> dict[str, float]:
+    """What was seen of validation cases at this step, if they were looked at."""
+    seen = state.checked.get(state.step)
+    return {f"validation/{name}": value for name, value in vars(seen).items()} if seen else {}
 
 
 def _moment(state: State, training: Training, seconds: float) -> Moment:
@@ -252,11 +257,17 @@ def _finished(
     workers: int,
     ranks: Ranks,
 ) -> UNet:
-    """The averaged weights that are kept, with statistics for normalisation of their own."""
+    """The averaged weights that are kept, with statistics for normalisation of their own.
+
+    A model that training began with, and that no later look found wanting, stays as it was.
+    """
     if not ranks.leads:
         return state.average
-    if training.keep == "best" and state.best:
-        state.average.load_state_dict(state.best.weights)
+    best = state.best if training.keep == "best" and max(state.checked, default=0) else None
+    if best:
+        state.average.load_state_dict(best.weights)
+    if best and not best.step:
+        return state.average.eval()
     first_after = training.steps * training.accumulate
     after = range(first_after, first_after + SETTLING_BATCHES)
     settling = drawn_ahead(cases, training, after, workers, device)

@@ -301,6 +301,7 @@ def train_model(
         prepared, plan.architecture, plan.settings, work / "checkpoint.pt",
         start=begin, validation=held_out, recipe=plan.recipe, tiling=plan.tiling,
         report=tell.training, device=device, workers=workers, until=until, ranks=ranks,
+        is_model=plan.start is not None,
     )  # fmt: skip
     if not ranks.leads:
         ranks.wait()  # for the first to write
@@ -474,11 +475,13 @@ def retune(
     scores = _scores(validation, test or Cohort(()), tuned, tell, target_labels)
     before = bundle.card.get("cases", {})
     cases = {**before, "validation": len(validation), "test": len(test or ())}
-    kept = {name: said for name, said in bundle.card.items() if name != "decision_rule"}
+    kept = {k: said for k, said in bundle.card.items() if k not in ("decision_rule", "int8")}
+    int8 = bundle.int8 and replace(bundle.int8, is_default=False)
     write(
         replace(
             tuned.bundle,
             name=out.stem,
+            int8=int8,
             card={**kept, "cases": cases, **scores, "calibration": _calibration(chosen)},
         ),
         out,

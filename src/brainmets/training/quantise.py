@@ -17,7 +17,9 @@ from brainmets.training.tune import probabilities_of, reference_of
 from brainmets.volume import Volume, on_grid
 
 CALIBRATION_CASES = 12
-"""Cases at most whose tiles are searched for the largest values."""
+"""Cases at most, and half of them, whose tiles are searched for the largest values."""
+LEAST_CASES, LEAST_LESIONS = 20, 20
+"""Without as many, measured, int8 does not become the default."""
 DICE_KEPT, SAME_LESIONS = 0.999, 0.99
 """Shares that make int8 the default: of float32's mean Dice, and of cases with its lesions."""
 
@@ -45,11 +47,13 @@ def quantise(
     progress: Callable[[int, int], None] | None = None,
     *,
     target_labels: Sequence[int] | None = None,
-) -> Bundle:
-    """The model with what int8 needs, and with its loss on a cohort in the card.
+) -> tuple[Bundle, tuple[Loss, ...]]:
+    """The model with what int8 needs, and its loss on a cohort, which the card holds too.
 
-    The largest values come from the tiles of at most 12 cases. Int8 becomes the default where the
-    cases keep at least 99.9 % of float32's mean Dice, and 99 % of them the same lesions.
+    The largest values come from the tiles of the first half of the cases, at most of 12. On the
+    others the loss is measured. Int8 becomes the default where these are 20 or more, with 20
+    lesions or more, and keep at least 99.9 % of float32's mean Dice, and 99 % of them the same
+    lesions.
 
     Args:
         cohort: cases that the network has not learnt from; reference masks are welcome.
@@ -63,13 +67,14 @@ def quantise(
         InputError: a case that cannot be used.
     """
     if bundle.networks > 1:
-        raise ConfigError(f"{bundle.name} averages {bundle.networks} networks; quantise each")
+        raise ConfigError(f"{bundle.name} averages {bundle.networks} networks; int8 is for one")
     cases = tuple(cohort)
     if not cases:
         raise CohortError("no case to quantise with; give a cohort of one scan or more")
     tell = progress or (lambda _done, _total: None)
-    chosen = cases[:CALIBRATION_CASES]
-    total = len(chosen) + len(cases)
+    count = min(CALIBRATION_CASES, len(cases) // 2)
+    chosen, others = cases[: max(1, count)], cases[count:]
+    total = len(chosen) + len(others)
     watching = watching_engine(bundle)
     for done, case in enumerate(chosen, start=1):
         probabilities_of(case, bundle, {"": watching})
@@ -77,16 +82,18 @@ def quantise(
     ready = replace(bundle, int8=watching.int8())
     engines = {precision: openvino_engine(ready, precision) for precision in ("f32", INT8)}
     losses = []
-    for done, case in enumerate(cases, start=len(chosen) + 1):
+    for done, case in enumerate(others, start=len(chosen) + 1):
         losses.append(_loss_of(case, ready, engines, target_labels))
         tell(done, total)
+    return _judged(ready, losses), tuple(losses)
+
+
+def _judged(bundle: Bundle, losses: Sequence[Loss]) -> Bundle:
     said = summary(losses)
-    holds = is_small(said)
-    return replace(
-        ready,
-        int8=replace(watching.int8(), is_default=holds),
-        card={**bundle.card, "int8": {**said, "is_default": holds}},
-    )
+    is_default = is_small(said)
+    card = {**bundle.card, "int8": {**said, "is_default": is_default}}
+    int8 = bundle.int8 and replace(bundle.int8, is_default=is_default)
+    return replace(bundle, int8=int8, card=card)
 
 
 def _loss_of(
@@ -109,7 +116,7 @@ def _dice(truth: Volume, mask: Volume) -> float:
 
 
 def summary(losses: Sequence[Loss]) -> dict[str, Any]:
-    """What the card says of int8's loss."""
+    """What the card says of int8's loss; it names no case."""
     scored = [loss for loss in losses if loss.float32_dice is not None]
     before, after = (
         float(np.mean([getattr(loss, name) for loss in scored])) if scored else 0.0
@@ -118,17 +125,19 @@ def summary(losses: Sequence[Loss]) -> dict[str, Any]:
     same = sum(loss.sameness.is_same for loss in losses)
     return {
         "cases": len(losses),
+        "lesions": sum(loss.sameness.lesions[0] for loss in losses),
         "cases_with_the_same_lesions": same,
         "mean_dice_against_float32": round(
             float(np.mean([loss.sameness.dice for loss in losses])), 5
         ),
         "share_of_dice_kept": round(after / before, 5) if before else None,
-        "cases_that_differ": [loss.case_id for loss in losses if not loss.sameness.is_same],
     }
 
 
 def is_small(said: Mapping[str, Any]) -> bool:
-    """Whether a loss is small enough for int8 to be the default."""
+    """Whether a loss is known, and small enough for int8 to be the default."""
     kept = said["share_of_dice_kept"]
+    if said["cases"] < LEAST_CASES or said["lesions"] < LEAST_LESIONS:
+        return False
     same = said["cases_with_the_same_lesions"] >= SAME_LESIONS * said["cases"]
     return bool(same and (kept is None or kept >= DICE_KEPT))
