@@ -145,8 +145,9 @@ def _cohorts(work: Path) -> None:
         if not (work / name).exists():
             heads = [("--anatomy", data / f"training_seg_{number:02}.nii.gz") for number in maps]
             _brainmets("simulate", work / name, "--cases", cases, "--seed", seed, *sum(heads, ()))
-    _brainmets("cohort", "check", work / "cohort")
-    _brainmets("cohort", "prepare", work / "cohort", "--work", work / "prep")
+    if not (work / "prep" / "prepared.json").exists():
+        _brainmets("cohort", "check", work / "cohort")
+        _brainmets("cohort", "prepare", work / "cohort", "--work", work / "prep")
 
 
 def _brainmets(*words: object, checkout: Path | None = None, log: Path | None = None) -> None:
