@@ -471,10 +471,10 @@ TRAINING = (
     "preparing. Each model is scored by its own rule; the runs of a row, which differ by seed, are "
     "taken together, with 95 % bootstrap intervals over test cases, paired for differences. "
     "`--preset light` begins with `starter`, which has learnt on a GPU from other scans of maps "
-    "01–14; in runs this short no later step found more of the validation cases' lesions than "
-    "`starter` did, so its row is `starter` with a rule chosen on them. The other rows begin with "
-    "random weights, and are far too short to be of use or to tell losses apart. A 2D ResNet-34 to "
-    "start from, and ImageNet's weights: not run."
+    "01–14; in runs this short no step found more of the validation cases' lesions than `starter` "
+    "did, and two of its three models are `starter` with a rule chosen on them. The others begin "
+    "with random weights, and are far too short to be of use or to tell losses apart. A 2D "
+    "ResNet-34 to start from, and ImageNet's weights: not run."
 )
 INT8 = (
     "With `--precision int8`, {cases_with_the_same_lesions} of {cases} simulated scans of "
