@@ -467,7 +467,7 @@ CONTRAST = (
 )
 TRAINING = (
     "Simulated scans: 40 cases of label maps 01–14 to learn from, of which every sixth chooses the "
-    "rule; {test_cases} of maps 17–20 to test on. One thread, two runs at a time; seconds without "
+    "rule; {test_cases} of maps 17–20 to test on. One thread, on a busy machine; seconds without "
     "preparing. Each model is scored by its own rule; the runs of a row, which differ by seed, are "
     "taken together, with 95 % bootstrap intervals over test cases, paired for differences. "
     "`--preset light` begins with `starter`, which has learnt on a GPU from other scans of maps "
