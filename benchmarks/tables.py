@@ -45,7 +45,7 @@ def page() -> str:
         _predict(),
         _training_step(),
         _augmentation(),
-        *([_engines()] if (RESULTS / "engines.json").is_file() else []),
+        *(_engines(*each) for each in ENGINES if (RESULTS / f"{each[0]}.json").is_file()),
         *([_loss_gate()] if (RESULTS / "loss_gate.json").is_file() else []),
         *([_scores()] if (RESULTS / "scores.json").is_file() else []),
         *([_dicom()] if (RESULTS / "dicom.json").is_file() else []),
@@ -145,15 +145,21 @@ def _times(result: dict[str, Any]) -> str:
     return f"{_table(header, rows)}\n\n{_where(result)}"
 
 
-def _engines() -> str:
-    result = _load("engines")
+ENGINES = (
+    ("engines", "Engines: the network alone"),
+    ("engines_int8", "Engines with int8, on a machine whose two cores share one unit for matrices"),
+)
+
+
+def _engines(name: str, title: str) -> str:
+    result = _load(name)
     keys = ["model", "engine", "seconds", "times_faster_than_torch_float32",
             "times_faster_than_torchs_best", "gflop_per_s", "share_of_ceiling"]  # fmt: skip
     rows = [[row[key] for key in keys] for row in result["value"]["rows"]]
     side, threads = result["value"]["tile"], result["value"]["threads"]
     return "\n\n".join(
         [
-            "## Engines: the network alone",
+            f"## {title}",
             (
                 f"One tile of {side}³ voxels, {threads} threads, random weights. The ceiling is a "
                 "matrix product of 4096³ at the same precision, in turns with the tiles."
