@@ -5,9 +5,10 @@ to test on. A training is the command as a user gives it, on one thread, two at 
 model the test cases are scored by its own rule; differences between arms have bootstrap intervals
 over test cases, the seeds of an arm together.
 
-`thin` is the first version's trainer, from a checkout of commit 0592bea, at its defaults and for as
-many steps as take at least as long. `mean` and `centre` start from a 2D ResNet-34 that
-benchmarks/flat_encoder.py trains on slices of the same cases.
+`thin` is the first version's trainer, from a checkout of commit 0592bea, at its defaults and for
+as many steps as take at least as long; it prepares for itself, so give its work folders a store
+that it has prepared before, or its seconds hold that too. `mean` and `centre` start from a 2D
+ResNet-34 that benchmarks/flat_encoder.py trains on slices of the same cases.
 
 What is in the work folder is not done again.
 
@@ -95,7 +96,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--thin", type=Path)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--lanes", type=int, default=2, help="runs at a time")
     parser.add_argument(
         "--score", nargs=2, metavar=("ARM", "SEED"), help="of a model that is there"
     )
@@ -105,7 +105,7 @@ def main() -> None:
         return
     given.work.mkdir(parents=True, exist_ok=True)
     _cohorts(given.work)
-    with ThreadPoolExecutor(given.lanes) as pool:
+    with ThreadPoolExecutor(2) as pool:
         running = [
             pool.submit(_run, given.work, given.thin, arm, seed)
             for arms in TOGETHER

@@ -11,7 +11,7 @@ import torch
 
 from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
 from brainmets.errors import BundleError, ConfigError
-from brainmets.network import choice, engines, openvino_engine
+from brainmets.network import choice, engines, openvino_engine, openvino_graph
 from brainmets.network.bundle import Bundle, Int8, find, read
 from brainmets.network.choice import Careful, Wanted, choose_engine
 from brainmets.network.engines import LARGEST_DIFFERENCE, tolerance, verify
@@ -331,7 +331,7 @@ def test_what_int8_needs_is_what_reaches_the_layers_in_pytorch(full_resolution_c
 
 @pytest.mark.parametrize("full_resolution_channels", [0, 4])
 def test_int8_rounds_and_no_more(full_resolution_channels, cache):
-    """Scaling channels alone changes nothing; 8 bits change about what bfloat16 does."""
+    """8 bits change about what bfloat16 does."""
     bundle = make_bundle(full_resolution_channels)
     tile, truth = bundle.example["input"], bundle.example["output"]
     quantised = watched(bundle)
@@ -342,6 +342,26 @@ def test_int8_rounds_and_no_more(full_resolution_channels, cache):
     graph = unet_graph(quantised, tile.shape, int8=True)
     kinds = [node.get_type_name() for node in graph.get_ops()]
     assert kinds.count("FakeQuantize") == 2 * len(LAST)
+
+
+@pytest.mark.parametrize("full_resolution_channels", [0, 4])
+def test_scaling_channels_changes_nothing(full_resolution_channels, cache, monkeypatch):
+    """What int8 does before it rounds."""
+    bundle = watched(make_bundle(full_resolution_channels))
+    plain = openvino_graph._convolution
+
+    def unrounded(*layer, stride=1, int8=False):
+        asked.append(int8)
+        return plain(*layer, stride=stride)
+
+    asked = []
+    monkeypatch.setattr(openvino_graph, "_convolution", unrounded)
+    tile = bundle.example["input"]
+    graph = unet_graph(bundle, tile.shape, int8=True)
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    found = openvino_engine.core().compile_model(graph, "CPU", settings)([tile[None, None]])[0]
+    np.testing.assert_allclose(found[0, 0], bundle.example["output"], atol=1e-4)
+    assert sum(asked) == len(LAST)
 
 
 def watched(bundle, *, is_default=False):

@@ -5,8 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from brainmets.evaluation.lesionwise import overlaps
+from brainmets.evaluation.matching import iou
 from brainmets.volume import Array
 
+SAME_IOU = 0.5
+"""What two lesions share at least to be one."""
 CLOSE_SHARE, CLOSE_VOXELS = 0.05, 2
 """How far the volumes of the same lesion may lie apart: the larger of the two."""
 
@@ -38,19 +42,15 @@ def compare(one: Array, other: Array) -> Sameness:
     (first, count), (second, others) = (
         ndimage.label(mask > 0, np.ones((3, 3, 3))) for mask in (one, other)
     )
-    shared = np.zeros((count + 1, others + 1), np.int64)
-    np.add.at(shared, (first.ravel(), second.ravel()), 1)
-    sizes = shared.sum(1)[1:], shared.sum(0)[1:]
-    union = sizes[0][:, None] + sizes[1] - shared[1:, 1:]
-    pairs = [(int(i), int(j)) for i, j in np.argwhere(shared[1:, 1:] >= 0.5 * union)]
-    changes = tuple(int(sizes[1][j] - sizes[0][i]) for i, j in pairs)
+    pairs = [pair for pair in overlaps(first, second) if iou(pair) >= SAME_IOU]
+    changes = tuple(pair.prediction_vox - pair.reference_vox for pair in pairs)
     close = all(
-        abs(change) <= max(CLOSE_VOXELS, CLOSE_SHARE * sizes[0][i])
-        for change, (i, _) in zip(changes, pairs, strict=True)
+        abs(change) <= max(CLOSE_VOXELS, CLOSE_SHARE * pair.reference_vox)
+        for change, pair in zip(changes, pairs, strict=True)
     )
     return Sameness(
         dice(first > 0, second > 0), (count, others), changes,
-        bool(count == others == len(pairs) and close),
+        count == others == len(pairs) and close,
     )  # fmt: skip
 
 

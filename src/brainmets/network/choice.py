@@ -36,7 +36,9 @@ class Wanted:
         """Refuse what cannot be."""
         if self.engine not in ENGINES:
             raise ConfigError(f"engine {self.engine!r}; expected one of {', '.join(ENGINES)}")
-        if self.precision == "int8" and (self.engine == "torch" or self.device == "cuda"):
+        if self.precision == openvino_engine.INT8 and (
+            self.engine == "torch" or self.device == "cuda"
+        ):
             raise ConfigError("int8 is for engine 'openvino' on the CPU; leave --precision out")
         if self.engine == "openvino" and self.device == "cuda":
             raise ConfigError("engine 'openvino' runs on the CPU; use --engine torch for a GPU")
@@ -128,7 +130,7 @@ def _library(wanted: Wanted) -> tuple[str, str]:
         return wanted.engine, "it was asked for"
     if wanted.device == "cuda":
         return "torch", "a CUDA GPU was asked for"
-    if wanted.precision == "int8":
+    if wanted.precision == openvino_engine.INT8:
         return "openvino", "int8 was asked for"
     if wanted.device == "auto" and _gpu_is_visible():
         return "torch", "there is a CUDA GPU"

@@ -25,7 +25,7 @@ from brainmets import concurrency
 from brainmets.errors import BrainmetsError, ConfigError
 from brainmets.io.download import cache_folder
 from brainmets.io.storage import whole_file
-from brainmets.network.bundle import Bundle, Int8
+from brainmets.network.bundle import TINY, Bundle, Int8
 from brainmets.network.engines import Engine, Tile
 from brainmets.network.ensemble import engine_of
 
@@ -266,9 +266,8 @@ class Watching:
 
     def int8(self) -> Int8:
         """What was noted."""
-        least = 1e-6  # of channels that are never anything but 0
-        return Int8({
-            layer: tuple(max(float(value), least) for value in values)
+        return Int8({  # a channel that is never anything but 0 counts for something
+            layer: tuple(max(float(value), TINY) for value in values)
             for layer, values in self.largest.items()
         })  # fmt: skip
 

@@ -230,7 +230,7 @@ def _decoder_widths(width: int) -> list[int]:
     return [4 * width, 2 * width, width, max(8, width // 2), max(8, width // 4)]
 
 
-def _decoder(  # what comes in, and how it is computed
+def _decoder(
     deep: Node,
     skips: list[Node],
     weights: Weights,

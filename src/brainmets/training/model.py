@@ -407,12 +407,11 @@ def _as_stored(
 
 def _history(plan: Plan) -> dict[str, Any]:
     """What the card says of how the model came about."""
-    said: dict[str, Any] = {
+    return {
         "training": to_mapping(plan.settings),
         "cases": {"train": len(plan.training), "validation": len(plan.validation),
                   "test": len(plan.test)},
     }  # fmt: skip
-    return said
 
 
 def _scores(
