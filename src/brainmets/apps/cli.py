@@ -31,6 +31,7 @@ from brainmets.apps.options import (
     PrecisionOption,
     Preset,
     SeriesOption,
+    TargetOption,
     ThreadsOption,
 )
 from brainmets.apps.study import study as study_commands
@@ -269,10 +270,7 @@ def train(
         Path | None, typer.Option(help="Folder for prepared scans and checkpoints.")
     ] = None,
     trained_on: Annotated[str, typer.Option(help="For the card: what the data are.")] = "",
-    target: Annotated[
-        list[int] | None,
-        typer.Option(help="Mask labels that are lesion; all above 0 by default, 1 and 3 of BraTS."),
-    ] = None,
+    target: TargetOption = None,
 ) -> None:
     """Train a model on a cohort with masks; started again, it goes on where it stopped."""
     from brainmets.apps.progress import training_listeners
@@ -330,10 +328,7 @@ def tune(
     ] = None,
     device: DeviceOption = Device.auto,
     threads: ThreadsOption = None,
-    target: Annotated[
-        list[int] | None,
-        typer.Option(help="Mask labels that are lesion; all above 0 by default, 1 and 3 of BraTS."),
-    ] = None,
+    target: TargetOption = None,
 ) -> None:
     """Choose a model's thresholds anew on your own cases; its weights stay as they are."""
     from brainmets.apps.progress import training_listeners

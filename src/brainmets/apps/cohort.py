@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from brainmets.apps.options import TargetOption
 from brainmets.apps.terminal import lesion_labels, print_table, screen
 from brainmets.errors import CohortError, ConfigError
 
@@ -17,10 +18,7 @@ def check(
         list[Path],
         typer.Argument(metavar="COHORT...", help="Tables or folders; external ones too."),
     ],
-    target: Annotated[
-        list[int] | None,
-        typer.Option(help="Mask labels that are lesion; all above 0 by default, 1 and 3 of BraTS."),
-    ] = None,
+    target: TargetOption = None,
     labels: Annotated[
         list[int] | None, typer.Option(help="Label a mask may have besides 0; any by default.")
     ] = None,
@@ -63,10 +61,7 @@ def check(
 def prepare(
     table: Annotated[Path, typer.Argument(metavar="COHORT", help="Table or folder, with masks.")],
     work: Annotated[Path, typer.Option(help="Folder that train --work is to use.")],
-    target: Annotated[
-        list[int] | None,
-        typer.Option(help="Mask labels that are lesion; all above 0 by default, 1 and 3 of BraTS."),
-    ] = None,
+    target: TargetOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
 ) -> None:
     """Prepare every scan for training; started again, it goes on where it stopped."""

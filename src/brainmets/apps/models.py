@@ -13,6 +13,7 @@ from brainmets.apps.options import (
     EngineOption,
     Precision,
     PrecisionOption,
+    TargetOption,
     ThreadsOption,
 )
 from brainmets.apps.terminal import print_mapping, print_table, screen
@@ -98,10 +99,7 @@ def quantise_model(
     cohort: Annotated[Path, typer.Argument(help="Scans, best with masks, not learnt from.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .brainmets file to write.")],
     threads: ThreadsOption = None,
-    target: Annotated[
-        list[int] | None,
-        typer.Option(help="Mask labels that are lesion; all above 0 by default, 1 and 3 of BraTS."),
-    ] = None,
+    target: TargetOption = None,
 ) -> None:
     """Add what arithmetic in 8 bits needs, and measure what it loses on a cohort."""
     from dataclasses import replace

@@ -91,6 +91,10 @@ MemoryOption = Annotated[
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Processor threads; all by default.")
 ]
+TargetOption = Annotated[
+    list[int] | None,
+    typer.Option(help="Mask labels that are lesion; all above 0 by default, 1 and 3 of BraTS."),
+]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help=OUT_HELP)]
 SeriesOption = Annotated[
     str | None,
