@@ -52,18 +52,20 @@ bench: install $(GATE)
 
 # Other packages live in environments of their own: some hold numpy, pandas or rich back.
 PEERS := .venv-monai/.installed .venv-panoptica/.installed .venv-surface-distance/.installed \
-	.venv-batchgenerators/.installed
+	.venv-batchgenerators/.installed .venv-nnunet/.installed
 
 bench-peers: install $(PEERS)
 	$(BIN)/python benchmarks/peers/undefined.py
 	$(BIN)/python benchmarks/peers/compare.py
 	$(BIN)/python benchmarks/peers/augmentation.py
-	if [ -n "$$BRAINMETS_DATA" ]; then $(BIN)/python benchmarks/peers/sliding_window.py; fi
+	if [ -n "$$BRAINMETS_DATA" ]; then $(BIN)/python benchmarks/peers/whole_patient.py --runs 1; fi
 	$(BIN)/python benchmarks/tables.py
 
 .venv-%/.installed: benchmarks/peers/requirements-%.txt
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip --disable-pip-version-check install --quiet -r $<
+	if [ -f benchmarks/peers/$*-itself.txt ]; then .venv-$*/bin/python -m pip \
+		--disable-pip-version-check install --quiet --no-deps -r benchmarks/peers/$*-itself.txt; fi
 	touch $@
 
 clean:

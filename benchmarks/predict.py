@@ -51,9 +51,9 @@ def _scans(folder: Path) -> dict[str, Path]:
     for shape, spacing in (((256, 256, 256), 1.0), ((512, 512, 400), 0.5)):
         label = f"simulated whole head, {spacing:g} mm"
         path = folder / f"{shape[0]}.nii.gz"
-        job = (scans["simulated whole head"], path, shape, spacing)
+        job = (scans["simulated whole head"], path, shape, (spacing,) * 3)
         with get_context("spawn").Pool(1) as pool:  # a child's peak begins with its parent's
-            pool.apply(_enlarge, job)
+            pool.apply(enlarge, job)
         scans[label] = path
     data = os.environ.get("BRAINMETS_DATA")
     if data:
@@ -61,7 +61,7 @@ def _scans(folder: Path) -> dict[str, Path]:
     return scans
 
 
-def _enlarge(scan: Path, path: Path, shape: tuple[int, ...], spacing_mm: float) -> None:
+def enlarge(scan: Path, path: Path, shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> None:
     """The same head on a grid of this shape, in its middle, zeros around it."""
     image = nib.load(scan)
     affine = image.affine.copy()

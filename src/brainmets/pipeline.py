@@ -25,7 +25,8 @@ from brainmets.volume import Volume, on_grid
 
 DEFAULT_MODEL = "starter"
 MAX_MEMORY_GB = 3.0
-LIBRARIES_MB = {"openvino": 690, "torch": 1000}
+LIBRARIES_MB = {"openvino": 610, "torch": 975}
+WEIGHT_BYTES = {"openvino": 18, "torch": 6}
 SCAN_BYTES_PER_VOXEL, BESIDE_BYTES_PER_VOXEL = 13.2, 16.0
 """Measured: see :func:`expected_peak_mb`."""
 Progress = Callable[[str, int, int], None]
@@ -90,8 +91,9 @@ def largest_tile(bundle: Bundle, engine: str, max_memory_gb: float) -> int:
 def expected_peak_mb(model: Model, voxels: int, *, several: bool = False) -> int:
     """What one scan will take at most, as measured on scans of 7 to 105 million voxels (MiB).
 
-    Libraries and the brain extractor, the network's tile, and what is held of each voxel of the
-    scan. On Linux with the built-in extractor; a test holds it against the recorded figures.
+    Libraries and the brain extractor, the network's weights (in several copies while OpenVINO
+    compiles them) and its tile, and what is held of each voxel of the scan. On Linux with the
+    built-in extractor; a test holds it against the recorded figures.
 
     Args:
         model: with its engine.
@@ -102,8 +104,9 @@ def expected_peak_mb(model: Model, voxels: int, *, several: bool = False) -> int
     engine = model.engine.name
     tile = max(model.bundle.tiling.tile_vox**3, model.largest_vox)
     network = tile * bytes_per_voxel(model.bundle.architecture, engine) * model.bundle.networks
-    libraries = LIBRARIES_MB["openvino" if "openvino" in engine else "torch"]
-    return round(libraries + (network + each * voxels) / 2**20)
+    library = "openvino" if "openvino" in engine else "torch"
+    weights = WEIGHT_BYTES[library] * sum(values.size for values in model.bundle.weights.values())
+    return round(LIBRARIES_MB[library] + (weights + network + each * voxels) / 2**20)
 
 
 def _require_memory(bundle: Bundle, engine: str, largest: int, max_memory_gb: float) -> None:
