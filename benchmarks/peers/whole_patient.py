@@ -3,7 +3,8 @@
 Wall time and peak memory of whole processes, from NIfTI to mask (MONAI, nnU-Net) or to mask,
 measurements and report (brainmets). MONAI has the network of `starter`; nnU-Net its own, of
 random weights, and in the last row that of `starter`. Only brainmets looks for the brain.
-nnU-Net's default, which mirrors every patch seven times, is run on the first scan only.
+nnU-Net's default, which mirrors every patch seven times, comes last and on one scan only. What
+is measured is recorded as it comes.
 
     BRAINMETS_DATA=FOLDER python benchmarks/peers/whole_patient.py [--runs 2] [--scans NAME...]
 """
@@ -61,25 +62,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         places = {"data": os.environ["BRAINMETS_DATA"], "folder": name}
         subprocess.run([sys.executable, HERE / "make_inputs.py", name], check=True)
-        rows = [
-            row for scan in given.scans for row in _rows(scan, given.runs, places)
-        ]  # fmt: skip
-    value = {"runs": given.runs, "threads": os.cpu_count(), "rows": rows}
-    print(write("whole_patient_peers", value).read_text())
+        rows: list[dict[str, Any]] = []
+        last = [(ONE, 0)] if ONE in given.scans else []
+        for scan, runs in [*((scan, given.runs) for scan in given.scans), *last]:
+            ways = [way for way in WAYS if (way == MIRRORED) == (runs == 0)]
+            rows += _rows(scan, ways, runs, places)
+            value = {"runs": given.runs, "threads": os.cpu_count(), "rows": rows}
+            path = write("whole_patient_peers", value)
+    print(path.read_text())
 
 
-def _rows(scan: str, runs: int, places: dict[str, str]) -> list[dict[str, Any]]:
-    """All ways with one scan, in turns."""
+def _rows(scan: str, ways: list[str], runs: int, places: dict[str, str]) -> list[dict[str, Any]]:
+    """Some ways with one scan, in turns, after one to warm up."""
     file = SCANS[scan].format(**places)
-    ways = {way: words for way, words in WAYS.items() if way != MIRRORED or scan == ONE}
     found: dict[str, list[tuple[float, int]]] = {way: [] for way in ways}
     for turn in range(runs + 1):
-        for way, words in ways.items():
+        for way in ways:
             if turn and way in ONCE:
                 continue
-            found[way].append(
-                _timed([word.format(scan=file, out="{out}", **places) for word in words])
-            )
+            words = [word.format(scan=file, out="{out}", **places) for word in WAYS[way]]
+            found[way].append(_timed(words))
             print(scan, way, found[way][-1], flush=True)
     counted = {way: each if way in ONCE else each[1:] for way, each in found.items()}
     return [
