@@ -407,6 +407,19 @@ def _whole_patient(result: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
+def _cost(result: dict[str, Any]) -> str:
+    """Seconds against the brain's volume, and memory over many scans."""
+    value = result["value"]
+    rows = [[row["brain_litres"], row["seconds"]] for row in value["rows"]]
+    return "\n\n".join([
+        "## What a scan costs by its size",
+        COST.format(engine=value["engine"], **value["line"]),
+        _table(["litres of brain", "seconds"], rows),
+        HELD.format(**value, **{f"after_{n}": mb for n, mb in value["resident_mb"].items()}),
+        _where(result),
+    ])  # fmt: skip
+
+
 def _training(result: dict[str, Any]) -> str:
     """Ways to train, on a simulated cohort."""
     value = result["value"]
@@ -501,10 +514,21 @@ WHOLE_PATIENT = (
     "paper's network has random weights, too, and finds nothing. nnU-Net's default, mirroring, was "
     "run on one scan: elsewhere it takes 8 times the network's time, too."
 )
+COST = (
+    "One simulated whole head whose voxels are declared smaller or larger, analysed in one process "
+    "with a warm model ({engine}). Straight line: {seconds_at_0} s and {seconds_per_litre} s a "
+    "litre, R² {r_squared}."
+)
+HELD = (
+    "A small scan {cases} times in one command: {after_1} MB resident after the first, {after_10} "
+    "after the tenth, {after_100} after the hundredth, {most_resident_mb_after_10} at most since "
+    "the tenth."
+)
 OPTIONAL: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("starter_simulated", _simulated),
     ("lesion_sizes", _sizes),
     ("tiles", _tiles),
+    ("sizes", _cost),
     ("training", _training),
     ("whole_patient_peers", _whole_patient),
     ("study", _study),
