@@ -176,7 +176,7 @@ def _surface_lesions(number: int, image: int) -> Iterator[tuple[Mask, Mask, Mask
     plans = _plan_near_surface(brain, rng)
     protocol = Protocol((1.0, 1.0, 1.0), NEUROLOGICAL, (0.0, 0.0, 0.0), 0.03, 0.15)
     paint(signal, head, plans, rng)
-    scan = acquire(signal, protocol, rng)
+    scan, _ = acquire(signal, protocol, rng)
     inside = acquire_truth(brain.astype(np.float32), protocol).data > 0
     found = extract_brain(scan, extractor="builtin")
     wide = _widened(found)

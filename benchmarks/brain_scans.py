@@ -120,7 +120,7 @@ def _simulate(number: int, contrast: str) -> tuple[Volume, dict[str, Volume]]:
     head = warp(read_anatomy(anatomy_path(number)), rng)
     image = signal(head, contrast, rng)
     protocol = Protocol((1.0, 1.0, 1.0), NEUROLOGICAL, (0.0, 0.0, 0.0), 0.03, 0.15)
-    return acquire(image, protocol, rng), references(head, protocol)
+    return acquire(image, protocol, rng)[0], references(head, protocol)
 
 
 def references(head: Anatomy, protocol: Protocol) -> dict[str, Volume]:

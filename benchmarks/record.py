@@ -32,11 +32,17 @@ def _relative(word: str) -> str:
 
 
 def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    """Dirty if anything but results differs from the commit."""
     root = Path(__file__).parents[1]
-    return subprocess.run(
-        command, cwd=root, capture_output=True, text=True, check=True
-    ).stdout.strip()
+
+    def git(*words: str) -> str:
+        command = ["git", *words]
+        return subprocess.run(
+            command, cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    changed = git("status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results")
+    return git("describe", "--always", "--exclude=*") + ("-dirty" if changed else "")
 
 
 def _machine() -> dict[str, Any]:

@@ -74,12 +74,15 @@ def main() -> None:
     options = parser.parse_args()
     data = Path(os.environ["BRAINMETS_DATA"])
     model = load_model(options.model)
-    rows = [_row(target, data, model, options.pictures) for target in TARGETS]
+    rows = [judged(target, data, model, options.pictures) for target in TARGETS]
     value = {"model": model.bundle.name, "sha256": model.bundle.sha256, "rows": rows}
     print(write("starter_real", value).read_text())
 
 
-def _row(target: Target, data: Path, model: Model, pictures: Path | None) -> dict[str, Any]:
+def judged(
+    target: Target, data: Path, model: Model, pictures: Path | None = None
+) -> dict[str, Any]:
+    """What the model finds in a scan, held against what is known of it."""
     report = analyse(data / target.scan, model=model, case_id=target.name)
     if pictures:
         (pictures / target.name).mkdir(parents=True, exist_ok=True)

@@ -1,19 +1,24 @@
-"""What the trainer's parts are worth: whole trainings on a simulated cohort, with several seeds.
+"""What the trainer's parts and the simulator's ingredients are worth: whole trainings, told apart.
 
-40 cases of label maps 01–14 to learn from (every sixth chooses the rule), 24 of label maps 17–20
-to test on. A training is the command as a user gives it, on one thread, two at a time. Of each
-model the test cases are scored by its own rule; differences between arms have bootstrap intervals
-over test cases, the seeds of an arm together.
+40 simulated cases of label maps 01–14 to learn from (every sixth chooses the rule), 24 of label
+maps 17–20 to test on. A training is the command as a user gives it, on one thread, two at a time.
+Of each model the test cases are scored by its own rule; differences between arms have bootstrap
+intervals over test cases, the seeds of an arm together.
 
-`thin` is the first version's trainer, from a checkout of commit 0592bea, at its defaults and for
-as many steps as take at least as long; it prepares for itself, so give its work folders a store
-that it has prepared before, or its seconds hold that too. `mean` and `centre` start from a 2D
-ResNet-34 that benchmarks/flat_encoder.py trains on slices of the same cases.
+Table `training`: ways to train. `thin` is the first version's trainer, from a checkout of commit
+0592bea, at its defaults and for as many steps as take at least as long; it prepares for itself, so
+give its work folders a store that it has prepared before, or its seconds hold that too.
+
+Table `ablation`: all from random weights but two, which start from a 2D ResNet-34 that
+benchmarks/flat_encoder.py trains on slices of the same cases. Some learn from the same heads and
+metastases without an ingredient of the simulator; all are tested on whole simulations, and looked
+at on the real scans with contrast.
 
 What is in the work folder is not done again.
 
     git worktree add ../thin 0592bea
     BRAINMETS_DATA=FOLDER python benchmarks/training.py --work FOLDER --thin ../thin
+    BRAINMETS_DATA=FOLDER python benchmarks/training.py --work FOLDER --table ablation
 """
 
 import argparse
@@ -40,13 +45,15 @@ from brainmets.pipeline import load_model
 from brainmets.training.model import VALIDATION_EVERY
 from brainmets.training.tune import score_cohort
 from record import write
+from starter import TARGETS, judged
 
 ONE = Lock()
 COMMAND = "from brainmets.apps.cli import main; main()"
 LIGHT = ("--steps", "160", "--validate-every", "160")
 RANDOM = (*LIGHT, "--start", "none")
+STEPS = 600
 FLAT = "flat.pt"
-FLAT_STEPS = 400
+FLAT_STEPS = 600
 
 
 @dataclass(frozen=True)
@@ -59,33 +66,59 @@ class Arm:
         against: the arm it is held against.
         seeds: of weights and patches.
         thin: by the first version.
+        without: what is left out of the scans it learns from.
     """
 
     says: str
     options: tuple[str, ...]
     against: str | None = None
-    seeds: tuple[int, ...] = (1, 2, 3)
+    seeds: tuple[int, ...] = (1,)
     thin: bool = False
+    without: str | None = None
 
 
-ARMS = {
-    "thin": Arm("the first version's trainer", ("--steps", "200"), thin=True),
-    "light": Arm("`--preset light`", LIGHT, "thin"),
-    "random": Arm("`--preset light --start none`", RANDOM, "thin", (1,)),
+def _long(steps: int, *options: str, start: bool = True) -> tuple[str, ...]:
+    count = str(steps)
+    begin = ("--start", "none") if start else ()
+    return ("--steps", count, "--validate-every", count, *begin, *options)
+
+
+THREE = (1, 2, 3)
+TRAINING = {
+    "thin": Arm("the first version's trainer", ("--steps", "200"), None, THREE, thin=True),
+    "light": Arm("`--preset light`", LIGHT, "thin", THREE),
+    "random": Arm("`--preset light --start none`", RANDOM, "thin"),
     "cc": Arm(
         "`--preset light --start none --loss dice+ce+cc`",
-        (*RANDOM, "--loss", "dice+ce+cc"), "random", (1,),
-    ),
-    "centre": Arm(
-        "`--preset light --encoder FLAT --inflate centre`",
-        (*LIGHT, "--encoder", FLAT, "--inflate", "centre"), "random", (1,),
-    ),
-    "mean": Arm(
-        "`--preset light --encoder FLAT --inflate mean`",
-        (*LIGHT, "--encoder", FLAT, "--inflate", "mean"), "random", (1,),
+        (*RANDOM, "--loss", "dice+ce+cc"), "random",
     ),
 }  # fmt: skip
-TOGETHER = (("thin", "light", "random"), ("cc",), ("centre", "mean"))
+ABLATION = {
+    "whole": Arm("`--start none`", _long(STEPS)),
+    "seed": Arm("the same, another seed", _long(STEPS), "whole", (2,)),
+    "dice+ce+cc": Arm("`--loss dice+ce+cc`", _long(STEPS, "--loss", "dice+ce+cc"), "whole"),
+    "centre": Arm(
+        "2D ResNet-34 of simulated slices, `--inflate centre`",
+        _long(STEPS, "--encoder", FLAT, "--inflate", "centre", start=False), "whole",
+    ),
+    "mean": Arm(
+        "2D ResNet-34 of simulated slices, `--inflate mean`",
+        _long(STEPS, "--encoder", FLAT, "--inflate", "mean", start=False), "whole",
+    ),
+    "sinuses": Arm("no sinuses", _long(STEPS), "whole", without="sinuses"),
+    "vessels": Arm("no vessels", _long(STEPS), "whole", without="vessels"),
+    "mass-effect": Arm("no mass effect", _long(STEPS), "whole", without="mass-effect"),
+    "small": Arm(
+        "patches of 64³, of as many voxels together",
+        _long(round(STEPS * (96 / 64) ** 3), "--patch", "64"), "whole",
+    ),
+    "half": Arm("half as many steps", _long(STEPS // 2), "whole"),
+}  # fmt: skip
+TABLES = {"training": TRAINING, "ablation": ABLATION}
+TURNS = {
+    "training": (("thin", "light", "random"), ("cc",)),
+    "ablation": (tuple(ABLATION),),
+}
 """Arms whose seeds take turns, so that all of them meet the same machine."""
 SCORES = ("lesion_f1", "lesion_sensitivity", "false_positives_per_scan", "matched_lesion_dice")
 
@@ -95,59 +128,73 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--thin", type=Path)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--table", choices=TABLES, default="training")
+    parser.add_argument("--arms", nargs="+", help="of the table; all by default")
     parser.add_argument(
         "--score", nargs=2, metavar=("ARM", "SEED"), help="of a model that is there"
     )
     given = parser.parse_args()
     if given.score:
-        _score(given.work, given.score[0], int(given.score[1]))
+        _score(given.work, given.score[0], int(given.score[1]), real=given.table == "ablation")
         return
+    arms = {n: arm for n, arm in TABLES[given.table].items() if n in (given.arms or (n,))}
     given.work.mkdir(parents=True, exist_ok=True)
-    _cohorts(given.work)
+    for left_out in sorted({arm.without or "" for arm in arms.values()}):
+        _cohorts(given.work, left_out)
     with ThreadPoolExecutor(2) as pool:
         running = [
-            pool.submit(_run, given.work, given.thin, arm, seed)
-            for arms in TOGETHER
-            for seed in (1, 2, 3)
-            for arm in arms
-            if arm in given.arms and seed in ARMS[arm].seeds
+            pool.submit(_run, given.work, given.thin, given.table, name, seed)
+            for turn in TURNS[given.table]
+            for seed in THREE
+            for name in turn
+            if name in arms and seed in arms[name].seeds
         ]
         for job in running:
             job.result()
     runs = {
-        arm: {
-            seed: json.loads(_place(given.work, arm, seed, "json").read_text())
-            for seed in ARMS[arm].seeds
+        name: {
+            seed: json.loads(_place(given.work, name, seed, "json").read_text())
+            for seed in arm.seeds
         }
-        for arm in given.arms
+        for name, arm in arms.items()
     }
     value = {
         "test_cases": len(read_cohort(given.work / "test").cases),
-        "arms": [_row(arm, runs) for arm in given.arms],
+        "arms": [_row(name, arms, runs) for name in arms],
     }
-    print(write("training", value).read_text())
+    print(write(given.table, value).read_text())
 
 
-def _run(work: Path, thin: Path | None, arm: str, seed: int) -> None:
-    _train(work, thin, arm, seed)
-    if not _place(work, arm, seed, "json").exists():
-        script = [sys.executable, __file__, "--work", str(work), "--score", arm, str(seed)]
+def _run(work: Path, thin: Path | None, table: str, name: str, seed: int) -> None:
+    _train(work, thin, TABLES[table][name], name, seed)
+    if not _place(work, name, seed, "json").exists():
+        script = [sys.executable, __file__, "--work", str(work), "--table", table,
+                  "--score", name, str(seed)]  # fmt: skip
         subprocess.run(script, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def _cohorts(work: Path) -> None:
+def _cohorts(work: Path, left_out: str) -> None:
+    """Scans to learn from, prepared, and scans to test on."""
     data = Path(os.environ["BRAINMETS_DATA"]) / "anatomy"
-    for name, cases, seed, maps in (
-        ("cohort", 40, 640, range(1, 15)),
-        ("test", 24, 641, range(17, 21)),
+    cohort, prepared = _learnt_from(work, left_out)
+    without = ("--without", left_out) if left_out else ()
+    for folder, cases, seed, maps, options in (
+        (cohort, 40, 640, range(1, 15), without),
+        (work / "test", 24, 641, range(17, 21), ()),
     ):
-        if not (work / name).exists():
+        if not folder.exists():
             heads = [("--anatomy", data / f"training_seg_{number:02}.nii.gz") for number in maps]
-            _brainmets("simulate", work / name, "--cases", cases, "--seed", seed, *sum(heads, ()))
-    if not (work / "prep" / "prepared.json").exists():
-        _brainmets("cohort", "check", work / "cohort")
-        _brainmets("cohort", "prepare", work / "cohort", "--work", work / "prep")
+            _brainmets("simulate", folder, "--cases", cases, "--seed", seed, "--workers", 2,
+                       *options, *sum(heads, ()))  # fmt: skip
+    if not (prepared / "prepared.json").exists():
+        _brainmets("cohort", "check", cohort)
+        _brainmets("cohort", "prepare", cohort, "--work", prepared, "--workers", 2)
+
+
+def _learnt_from(work: Path, left_out: str | None) -> tuple[Path, Path]:
+    """The cohort, and where it is prepared."""
+    ending = f"-without-{left_out}" if left_out else ""
+    return work / f"cohort{ending}", work / f"prep{ending}"
 
 
 def _brainmets(*words: object, checkout: Path | None = None, log: Path | None = None) -> None:
@@ -162,23 +209,24 @@ def _place(work: Path, arm: str, seed: int, ending: str) -> Path:
     return work / arm / f"s{seed}.{ending}"
 
 
-def _train(work: Path, thin: Path | None, name: str, seed: int) -> None:
-    arm, out = ARMS[name], _place(work, name, seed, "brainmets")
+def _train(work: Path, thin: Path | None, arm: Arm, name: str, seed: int) -> None:
+    out = _place(work, name, seed, "brainmets")
     if out.exists():
         return
+    cohort, prepared = _learnt_from(work, arm.without)
     folder = out.parent / f"work{seed}"
     if arm.thin:
         if thin is None:
             raise SystemExit("the first version's trainer needs --thin CHECKOUT")
         folder.mkdir(parents=True, exist_ok=True)
     elif not folder.exists():
-        shutil.copytree(work / "prep", folder, copy_function=os.link)
+        shutil.copytree(prepared, folder, copy_function=os.link)
     if FLAT in arm.options:
         _flat_encoder(work)
     options = [work / FLAT if word == FLAT else word for word in arm.options]
     started = time.monotonic()
     _brainmets(
-        "train", work / "cohort", "-o", out, "--seed", seed, "--threads", 1, "--work", folder,
+        "train", cohort, "-o", out, "--seed", seed, "--threads", 1, "--work", folder,
         *options, checkout=thin if arm.thin else None, log=_place(work, name, seed, "log"),
     )  # fmt: skip
     write_json(_place(work, name, seed, "seconds"), round(time.monotonic() - started))
@@ -200,17 +248,22 @@ def _flat_encoder(work: Path) -> None:
         subprocess.run([str(word) for word in command], check=True, env=environment)
 
 
-def _score(work: Path, arm: str, seed: int) -> None:
+def _score(work: Path, arm: str, seed: int, *, real: bool) -> None:
     model = load_model(_place(work, arm, seed, "brainmets"))
     scores = score_cohort(read_cohort(work / "test"), model)
     seconds = json.loads(_place(work, arm, seed, "seconds").read_text())
     found = {"seconds": seconds, "tallies": [tally(case)._asdict() for case in scores]}
+    if real:
+        data = Path(os.environ["BRAINMETS_DATA"])
+        found["real"] = [
+            judged(target, data, model) for target in TARGETS if target.truth != "none"
+        ]
     write_json(_place(work, arm, seed, "json"), found)
 
 
-def _row(name: str, runs: Mapping[str, Mapping[int, Any]]) -> Any:
+def _row(name: str, arms: Mapping[str, Arm], runs: Mapping[str, Mapping[int, Any]]) -> Any:
     """What came out of an arm, over its seeds."""
-    arm, own = ARMS[name], list(runs[name].values())
+    arm, own = arms[name], list(runs[name].values())
     sums, weights = _sums(own), draw(len(own[0]["tallies"]), np.random.default_rng(0))
     row: dict[str, Any] = {
         "arm": name,
@@ -222,12 +275,22 @@ def _row(name: str, runs: Mapping[str, Mapping[int, Any]]) -> Any:
     for score in SCORES:
         row[score] = _with_interval(lambda w, score=score: _value(score, sums, w), weights)
     if arm.against in runs:
-        other = _sums([runs[arm.against][seed] for seed in arm.seeds])
+        others = runs[arm.against]
+        other = _sums([others[seed] for seed in arm.seeds if seed in others] or [*others.values()])
         row["against"] = arm.against
         row["better_by"] = _with_interval(
             lambda w: _value("lesion_f1", sums, w) - _value("lesion_f1", other, w), weights
         )
+    if "real" in own[0]:
+        row["real"] = _on_real_scans([scan for run in own for scan in run["real"]])
     return row
+
+
+def _on_real_scans(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Added up over scans whose truth is known."""
+    known = [row for row in rows if row["truth"] != "unknown"]
+    keys = ("hits", "false", "false_from_27_mm3", "false_in_sinus_or_plexus")
+    return {"scans": len(known)} | {key: sum(row.get(key, 0) for row in known) for key in keys}
 
 
 def _sums(runs: Sequence[dict[str, Any]]) -> FloatArray:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -274,6 +275,20 @@ def test_a_higher_threshold_drops_what_is_less_sure():
 )
 def test_a_bin_holds_its_lower_edge(value, group):
     assert binned(value, (1.0, 2.0), ("a", "b", "c")) == group
+
+
+def test_what_is_mostly_absent_is_split_off_before_the_rest_is_halved():
+    strengths = [0.0] * 6 + [0.1, 0.2, 0.3, 0.4]
+    cases = [replace(COHORT[0], facts={**COHORT[0].facts, "x: y": s}) for s in strengths]
+    axis = next(axis for axis in scan_axes(cases) if axis.name == "x: y")
+    assert axis.groups == ("0", "< 0.25", "≥ 0.25")
+    assert [axis.of(case) for case in cases[5:]] == ["0", *["< 0.25"] * 2, *["≥ 0.25"] * 2]
+
+
+def test_the_level_of_each_artefact_is_told(examination):
+    facts, _ = posed(examination)
+    told = {name: facts[f"artefacts: {name}"] for name in ("ringing", "ghosts", "blur mm")}
+    assert tuple(told.values()) == pytest.approx(astuple(examination.artefacts), abs=1e-6)
 
 
 def test_many_numbers_are_cut_into_thirds_and_few_stay_as_they_are():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import fft
 
-from brainmets.simulate.artefacts import add_ghost, disturb, truncate
+from brainmets.simulate.artefacts import Artefacts, add_ghost, disturb, truncate
 
 IMAGE = np.zeros((32, 40, 36), np.float32)
 IMAGE[8:20, 10:25, 9:30] = 1.0
@@ -34,9 +34,11 @@ def test_disturbing_is_a_function_of_the_seed_and_leaves_its_input_alone():
     before = IMAGE.copy()
     changed = 0
     for seed in range(24):
-        one, same = (disturb(IMAGE, np.random.default_rng(seed)) for _ in range(2))
+        (one, told), (same, _) = (disturb(IMAGE, np.random.default_rng(seed)) for _ in range(2))
         np.testing.assert_array_equal(one, same)
         assert one.shape == IMAGE.shape
-        changed += bool(np.abs(one - IMAGE).max() > 1e-3)
+        disturbed = bool(np.abs(one - IMAGE).max() > 1e-3)
+        assert disturbed == (told != Artefacts())
+        changed += disturbed
     np.testing.assert_array_equal(IMAGE, before)
     assert 4 <= changed <= 18

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from brainmets.cohort import read_cohort
 from brainmets.errors import CohortError, VolumeError
 from brainmets.io import nifti
 from brainmets.simulate import examination
-from brainmets.simulate.anatomy import embedded_head, read_anatomy
+from brainmets.simulate.anatomy import CSF, embedded_head, read_anatomy
+from brainmets.simulate.contrast import DURAL_SINUSES, Ingredient, Style, render
 from brainmets.simulate.examination import simulate, simulate_cohort
+from brainmets.simulate.metastases import paint, plan_metastases
 from brainmets.simulate.scanner import AXIAL_LPS, CORONAL, Protocol, acquire, acquire_truth
 from brainmets.volume import to_nearest_ras
 from label_heads import write_label_map
@@ -133,7 +136,7 @@ def test_a_bright_block_is_where_the_truth_says(order):
     block = np.zeros_like(image)
     block[10:16, 20:29, 30:39] = 1
     protocol = Protocol((1.0, 0.8, 3.0), order, (5, -4, 3), noise=0.0, bias=0.0)
-    scan = acquire(image + block, protocol, np.random.default_rng(0))
+    scan, _ = acquire(image + block, protocol, np.random.default_rng(0))
     truth = acquire_truth(block, protocol)
     assert scan.grid == truth.grid
     np.testing.assert_array_equal(scan.data > 0.7 / 1.2 * scan.data.max(), truth.data > 0)
@@ -146,7 +149,7 @@ def test_a_bright_block_is_where_the_truth_says(order):
 def test_noise_is_as_strong_as_stated():
     image = np.ones((30, 30, 30), np.float32)
     protocol = Protocol((1, 1, 1), AXIAL_LPS, (0, 0, 0), noise=0.05, bias=0.0)
-    scan = acquire(image, protocol, np.random.default_rng(0)).data.astype(float)
+    scan = acquire(image, protocol, np.random.default_rng(0))[0].data.astype(float)
     assert scan.std() / scan.mean() == pytest.approx(0.05, rel=0.05)
 
 
@@ -256,3 +259,61 @@ def test_the_embedded_head_gives_a_plausible_examination():
     assert 1.0 < litres < 2.0
     assert found.brain.data[found.mask.data > 0].all()
     assert found.mask.data.max() >= 4
+
+
+@pytest.mark.parametrize("left_out", list(Ingredient))
+def test_what_is_left_out_changes_neither_the_head_nor_the_metastases(anatomy, left_out):
+    whole, less = (
+        simulate(anatomy, np.random.default_rng(3), lesions=4, contrast=True, without=without)
+        for without in ((), (left_out,))
+    )
+    assert less.plans == whole.plans
+    np.testing.assert_array_equal(less.head.labels, whole.head.labels)
+    np.testing.assert_array_equal(less.mask.data, whole.mask.data)
+
+
+def test_sinuses_left_out_do_not_enhance(anatomy):
+    head = anatomy
+    where = np.isin(head.structures, list(DURAL_SINUSES))
+    images = [
+        render(head, Style(spin_echo=False, contrast=True, without=without), generator)
+        for without, generator in (
+            (frozenset(), np.random.default_rng(1)),
+            (frozenset({Ingredient.SINUSES, Ingredient.VESSELS}), np.random.default_rng(1)),
+        )
+    ]
+    assert where.any()
+    assert np.median(images[0][where]) > 1.2 > np.median(images[1][where])
+
+
+def test_vessels_left_out_leave_no_bright_lines_in_the_fluid(anatomy):
+    fluid = anatomy.labels == CSF
+    with_them, without = (
+        render(anatomy, Style(False, True, frozenset(parts)), np.random.default_rng(2))[fluid]
+        for parts in ((), (Ingredient.VESSELS,))
+    )
+    assert (with_them > 1.2).sum() > (without > 1.2).sum()
+    assert (with_them >= without - 1e-6).mean() > 0.9
+
+
+def test_without_mass_effect_tissue_stays_where_it_was(anatomy):
+    plan = replace(plan_metastases(anatomy, 1, np.random.default_rng(0))[0], diameter_mm=12.0)
+    around = np.zeros(anatomy.labels.shape, bool)
+    around[plan.centre_vox] = True
+    distance = ndimage.distance_transform_edt(~around)
+    tissue = render(anatomy, Style(False, True), np.random.default_rng(2))
+    changed = []
+    for mass_effect in (True, False):
+        image = tissue.copy()
+        paint(image, anatomy, (plan,), np.random.default_rng(4), mass_effect=mass_effect)
+        changed.append((np.abs(image - tissue)[distance > 18] > 1e-6).sum())
+    assert changed[0] > changed[1]
+
+
+def test_what_is_left_out_is_noted_in_the_folder(map_path, tmp_path):
+    out = tmp_path / "sim"
+    left_out = [Ingredient.VESSELS, Ingredient.SINUSES]
+    simulate_cohort(out, cases=1, seed=5, anatomies=[map_path], without=left_out)
+    assert "without sinuses vessels" in (out / "simulation.txt").read_text()
+    with pytest.raises(CohortError, match="other settings"):
+        simulate_cohort(out, cases=1, seed=5, anatomies=[map_path])

@@ -13,8 +13,8 @@ from brainmets.simulate.metastases import (
     KINDS,
     SINUSES,
     Plan,
-    _draw,
     carve_cavity,
+    draw,
     paint,
     plan_metastases,
     push_aside,
@@ -43,7 +43,7 @@ def white_place(head):
 @pytest.fixture(scope="module")
 def drawn():
     rng = np.random.default_rng(0)
-    return [_draw((0, 0, 0), rng, large=False) for _ in range(4000)]
+    return [draw((0, 0, 0), rng, large=False) for _ in range(4000)]
 
 
 def test_volumes_are_log_normal_within_limits(drawn):
@@ -77,7 +77,7 @@ def test_kinds_come_as_often_as_stated_where_they_can(drawn):
 
 def test_a_large_one_is_large_and_comes_first(head):
     rng = np.random.default_rng(5)
-    volumes = [np.pi / 6 * _draw((0, 0, 0), rng, large=True).diameter_mm ** 3 for _ in range(200)]
+    volumes = [np.pi / 6 * draw((0, 0, 0), rng, large=True).diameter_mm ** 3 for _ in range(200)]
     assert min(volumes) >= 10**3.6 - 1
     assert max(volumes) <= 10**4.8 + 1
     first, *others = plan_metastases(head, 3, np.random.default_rng(6), large=True)

@@ -25,6 +25,7 @@ from brainmets.apps.options import (
     IdOption,
     Inflation,
     LargeTilesOption,
+    LeftOut,
     MemoryOption,
     OutOption,
     Precision,
@@ -189,16 +190,22 @@ def simulate(
         list[Path] | None,
         typer.Option(help="Whole-head label map, or a folder of them; the embedded head if none."),
     ] = None,
+    without: Annotated[
+        list[LeftOut] | None,
+        typer.Option(help="What to leave out of every scan; may be repeated."),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
 ) -> None:
     """Make scans whose truth is known, with a cohort table."""
     from brainmets.apps.inputs import files_of
     from brainmets.apps.progress import steps
+    from brainmets.simulate.contrast import Ingredient
     from brainmets.simulate.examination import simulate_cohort
 
     with steps(screen, "simulating") as progress:
         simulate_cohort(
-            out, cases=cases, seed=seed, anatomies=files_of(anatomy or []), workers=workers,
+            out, cases=cases, seed=seed, anatomies=files_of(anatomy or []),
+            without=[Ingredient(part.value) for part in without or ()], workers=workers,
             progress=progress,
         )  # fmt: skip
     typer.echo(f"{cases} simulated scans: {out / 'cohort.tsv'}")

@@ -73,6 +73,14 @@ class Design(StrEnum):
     synthstrip = "synthstrip"
 
 
+class LeftOut(StrEnum):
+    """Of ``simulate --without``."""
+
+    sinuses = "sinuses"
+    vessels = "vessels"
+    mass_effect = "mass-effect"
+
+
 DeviceOption = Annotated[Device, typer.Option(help="auto takes a CUDA GPU where there is one.")]
 EngineOption = Annotated[
     EngineName, typer.Option(help="auto: torch on a GPU, else openvino where it is installed.")

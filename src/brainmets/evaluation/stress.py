@@ -34,7 +34,7 @@ from brainmets.simulate.anatomy import Anatomy, embedded_head, read_anatomy
 from brainmets.simulate.examination import VERSION as SIMULATOR
 from brainmets.simulate.examination import Examination, simulate
 
-VERSION = 1
+VERSION = 2
 """Raised when the same input gives other results."""
 COHORT = 0x57E55
 """Mixed into every seed, so that no cohort of ``simulate`` holds the same scans."""

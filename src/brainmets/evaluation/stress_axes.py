@@ -106,12 +106,20 @@ def _binned_fact(name: str, edges: Sequence[float], names: Sequence[str]) -> OfS
 
 
 def _told_axis(name: str, values: Sequence[Fact | None]) -> ScanAxis:
-    """An axis of what the simulator tells: categories as they are, numbers in thirds if many."""
+    """An axis of what the simulator tells: categories as they are, numbers in thirds if many.
+
+    Where a third of the numbers are 0, what is there by chance is: these, and halves of the rest.
+    """
     there = [value for value in values if value is not None]
     numbers = [float(v) for v in there if isinstance(v, float)]
     if len(numbers) == len(there) and len(set(numbers)) > FEW:
-        edges = sorted({float(x) for x in np.quantile(numbers, (1 / 3, 2 / 3))})
-        groups = _between(edges)
+        rest = [number for number in numbers if number > 0]
+        if min(numbers) == 0 and len(rest) <= 2 / 3 * len(numbers):
+            edges = [min(rest), float(np.median(rest))]
+            groups = ("0", *_between(edges[1:]))
+        else:
+            edges = sorted({float(x) for x in np.quantile(numbers, (1 / 3, 2 / 3))})
+            groups = _between(edges)
         return ScanAxis(name, groups, _binned_fact(name, edges, groups))
     groups = tuple(dict.fromkeys(_words(v) for v in sorted(there, key=lambda v: (str(type(v)), v))))
     return ScanAxis(name, groups, lambda case: _words(case.facts.get(name)))

@@ -140,7 +140,7 @@ def posed(examination: Examination) -> tuple[dict[str, Fact], tuple[PosedLesion,
         "plane": plane_of(grid),
         "lesions_too_thin_to_show": max(0, len(examination.plans) - len(lesions)),
     }
-    for part in ("style", "protocol"):
+    for part in ("style", "protocol", "artefacts"):
         facts |= _told(getattr(examination, part, None), part)
     return facts, lesions
 

@@ -1,9 +1,26 @@
 """What a scanner adds to an image besides noise: ringing, ghosts, blur."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import fft, ndimage
 
 from brainmets.simulate.anatomy import Field
+
+
+@dataclass(frozen=True)
+class Artefacts:
+    """What disturbs a scan; 0 is nothing.
+
+    Attributes:
+        ringing: share of the spatial frequencies along one axis that were not measured.
+        ghosts: signal of the copies relative to the image.
+        blur_mm: standard deviation along one axis.
+    """
+
+    ringing: float = 0.0
+    ghosts: float = 0.0
+    blur_mm: float = 0.0
 
 
 def truncate(image: Field, axis: int, kept: float) -> Field:
@@ -36,14 +53,21 @@ def add_ghost(image: Field, axis: int, strength: float, rng: np.random.Generator
     return np.asarray(image + strength * (0.5 * copies - image), np.float32)
 
 
-def disturb(image: Field, rng: np.random.Generator) -> Field:
-    """Each artefact by chance: ringing in one scan of five, ghosts and blur in one of eight."""
+def disturb(image: Field, rng: np.random.Generator) -> tuple[Field, Artefacts]:
+    """Each artefact by chance: ringing in one scan of five, ghosts and blur in one of eight.
+
+    Args:
+        image: shape (X, Y, Z), 1 mm.
+        rng: source of chance.
+    """
+    ringing = ghosts = blur_mm = 0.0
     if rng.random() < 0.2:
-        image = truncate(image, int(rng.integers(3)), float(rng.uniform(0.55, 0.9)))
+        axis, kept = int(rng.integers(3)), float(rng.uniform(0.55, 0.9))
+        image, ringing = truncate(image, axis, kept), 1 - kept
     if rng.random() < 0.12:
-        image = add_ghost(image, int(rng.integers(2)), float(rng.uniform(0.02, 0.12)), rng)
+        axis, ghosts = int(rng.integers(2)), float(rng.uniform(0.02, 0.12))
+        image = add_ghost(image, axis, ghosts, rng)
     if rng.random() < 0.12:
-        sigma = np.zeros(3)
-        sigma[rng.integers(3)] = rng.uniform(0.4, 1.1)
-        image = np.asarray(ndimage.gaussian_filter(image, sigma), np.float32)
-    return image
+        blur_mm, axis = float(rng.uniform(0.4, 1.1)), int(rng.integers(3))
+        image = np.asarray(ndimage.gaussian_filter1d(image, blur_mm, axis), np.float32)
+    return image, Artefacts(ringing, ghosts, blur_mm)

@@ -7,6 +7,7 @@ white nearly equal), wide enough to cover 1.5 and 3 T.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +59,15 @@ EXTRACEREBRAL: dict[int, Span] = {
     530: (0.6, 2.0),
 }
 FLUID = (24, 4, 5, 14, 15, 43, 44)
+DURAL_SINUSES = frozenset(structure for structure in Structure if "SINUS" in structure.name)
+
+
+class Ingredient(StrEnum):
+    """What can be left out, to see what it is worth in training."""
+
+    SINUSES = "sinuses"
+    VESSELS = "vessels"
+    MASS_EFFECT = "mass-effect"
 
 
 @dataclass(frozen=True)
@@ -67,10 +77,12 @@ class Style:
     Attributes:
         spin_echo: spin echo rather than gradient echo.
         contrast: contrast agent was given; without it nothing enhances.
+        without: what is left out.
     """
 
     spin_echo: bool
     contrast: bool
+    without: frozenset[Ingredient] = frozenset()
 
 
 def rotation(degrees: Sequence[float]) -> npt.NDArray[np.float64]:
@@ -127,7 +139,9 @@ def render(head: Anatomy, style: Style, rng: np.random.Generator) -> Field:
     image *= 1 + rng.uniform(0.01, 0.035) * smooth_noise(image.shape, 6, rng)
     image = ndimage.gaussian_filter(image, rng.uniform(0.45, 0.75))
     voids = 0.35 if style.spin_echo else 0.04
-    paint_vessels(image, head, blood, rng, flow_voids=voids)
+    # what is left out is drawn all the same, so that the seed gives the same metastases
+    without = Ingredient.VESSELS in style.without
+    paint_vessels(image.copy() if without else image, head, blood, rng, flow_voids=voids)
     return image
 
 
@@ -183,6 +197,8 @@ def _paint_structures(
         where = head.structures == structure
         if structure in patchy:
             where &= texture > rng.uniform(-2.5, 0.3)
+        if structure in DURAL_SINUSES and Ingredient.SINUSES in style.without:
+            continue
         image[where] = level * (1 + 0.08 * texture[where])
 
 

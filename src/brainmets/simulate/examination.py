@@ -2,7 +2,7 @@
 
 import csv
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,8 @@ from brainmets.errors import BrainmetsError, CohortError
 from brainmets.io import nifti
 from brainmets.io.storage import require_writable, sweep, whole_file, whole_folder
 from brainmets.simulate.anatomy import Anatomy, embedded_head, read_anatomy
-from brainmets.simulate.contrast import Style, brain_and_csf, render, warp
+from brainmets.simulate.artefacts import Artefacts
+from brainmets.simulate.contrast import Ingredient, Style, brain_and_csf, render, warp
 from brainmets.simulate.metastases import Plan, carve_cavity, paint, plan_metastases
 from brainmets.simulate.scanner import Protocol, acquire, acquire_truth, draw_protocol
 from brainmets.volume import Volume
@@ -39,6 +40,7 @@ class Examination:
         style: sequence and contrast.
         head: the head that was scanned, warped, before any metastasis, 1 mm.
         protocol: how it was scanned.
+        artefacts: what disturbs the scan.
     """
 
     scan: Volume
@@ -48,6 +50,7 @@ class Examination:
     style: Style
     head: Anatomy | None = None
     protocol: Protocol | None = None
+    artefacts: Artefacts | None = None
 
 
 def simulate(
@@ -56,6 +59,7 @@ def simulate(
     *,
     lesions: int | None = None,
     contrast: bool | None = None,
+    without: Collection[Ingredient] = (),
 ) -> Examination:
     """Simulate one examination of a head.
 
@@ -65,11 +69,12 @@ def simulate(
         lesions: how many metastases; None draws 0 (one in seven) to about 20.
         contrast: whether contrast agent was given; None draws it. With and without, the same
             seed gives the same head, though not the same noise.
+        without: what is left out; the same seed gives the same head and metastases.
     """
     thick = lesions is None and rng.random() < 0.3
     given = lesions is not None or rng.random() < 0.92
     given = given if contrast is None else contrast
-    style = Style(spin_echo=thick or rng.random() < 0.25, contrast=given)
+    style = Style(thick or rng.random() < 0.25, contrast=given, without=frozenset(without))
     head = warp(anatomy, rng)
     image = render(head, style, rng)
     if rng.random() < 0.15:
@@ -78,18 +83,20 @@ def simulate(
     large = lesions is None and rng.random() < 0.15
     count = _draw_count(rng, large=large) if lesions is None else lesions
     plans = plan_metastases(head, count, rng, large=large) if style.contrast else ()
-    occupancy = paint(image, head, plans, rng)
+    occupancy = paint(image, head, plans, rng, mass_effect=Ingredient.MASS_EFFECT not in without)
     protocol = draw_protocol(rng, thick=thick)
     truth = acquire_truth(occupancy, protocol)
     labels, _ = ndimage.label(truth.data, np.ones((3, 3, 3)))
+    scan, artefacts = acquire(image, protocol, rng)
     return Examination(
-        scan=acquire(image, protocol, rng),
+        scan=scan,
         mask=truth.with_data(labels.astype(np.uint8)),
         brain=acquire_truth(brain_and_csf(head.labels).astype(np.float32), protocol),
         plans=plans,
         style=style,
         head=head,
         protocol=protocol,
+        artefacts=artefacts,
     )
 
 
@@ -105,6 +112,7 @@ def simulate_cohort(
     cases: int,
     seed: int,
     anatomies: Sequence[Path] = (),
+    without: Collection[Ingredient] = (),
     workers: int = 1,
     progress: Progress | None = None,
 ) -> None:
@@ -118,6 +126,7 @@ def simulate_cohort(
         cases: how many.
         seed: of the whole cohort.
         anatomies: label maps to draw from; none means the embedded head.
+        without: what is left out of every case.
         workers: processes to use.
         progress: called with (done, total).
 
@@ -129,11 +138,12 @@ def simulate_cohort(
         raise CohortError(f"cannot simulate {cases} cases; ask for at least 1")
     require_writable(out)
     sweep(out)
-    _claim(out, seed, anatomies)
+    left_out = frozenset(without)
+    _claim(out, seed, anatomies, left_out)
     try:
         with in_order(workers) as run, TemporaryDirectory() as placed:
             heads = tuple(run(_place, [(path, Path(placed)) for path in anatomies]))
-            jobs = [(out, seed, i, heads) for i in range(cases)]
+            jobs = [(out, seed, i, heads, left_out) for i in range(cases)]
             for done, _ in enumerate(run(_write_case, jobs), start=1):
                 if progress:
                     progress(done, cases)
@@ -144,7 +154,7 @@ def simulate_cohort(
     _write_table(out, cases)
 
 
-def _claim(out: Path, seed: int, anatomies: Sequence[Path]) -> None:
+def _claim(out: Path, seed: int, anatomies: Sequence[Path], without: frozenset[Ingredient]) -> None:
     """Note what the folder is for, so that two cohorts never mix in it."""
     note = out / NOTE
     for path in anatomies:
@@ -152,6 +162,8 @@ def _claim(out: Path, seed: int, anatomies: Sequence[Path]) -> None:
             raise CohortError(f"{path.name}: no such label map")
     heads = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in anatomies]
     text = f"simulator {VERSION}\nseed {seed}\nanatomies {' '.join(heads) or 'embedded'}\n"
+    if without:
+        text += f"without {' '.join(sorted(without))}\n"
     if note.is_file() and note.read_text(encoding="utf-8") != text:
         raise CohortError(f"{out.name}: holds a cohort of other settings; choose an empty folder")
     with whole_file(note) as temporary:
@@ -172,14 +184,14 @@ def _load(placed: Path) -> Anatomy:
         return Anatomy(arrays["labels"], arrays["structures"])
 
 
-def _write_case(job: tuple[Path, int, int, tuple[Path, ...]]) -> None:
-    out, seed, number, anatomies = job
+def _write_case(job: tuple[Path, int, int, tuple[Path, ...], frozenset[Ingredient]]) -> None:
+    out, seed, number, anatomies, without = job
     folder = out / _name(number)
     if folder.is_dir():
         return
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
     anatomy = _load(anatomies[number % len(anatomies)]) if anatomies else embedded_head()
-    examination = simulate(anatomy, rng)
+    examination = simulate(anatomy, rng, without=without)
     with whole_folder(folder) as temporary:
         nifti.write(examination.scan, temporary / "t1c.nii.gz")
         nifti.write(examination.mask, temporary / "mask.nii.gz")

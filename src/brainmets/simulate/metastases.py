@@ -78,13 +78,14 @@ def plan_metastases(
     for _ in range(4 * count):
         index = np.searchsorted(flat, rng.uniform(0, flat[-1]))
         x, y, z = (int(i) for i in np.unravel_index(index, weight.shape))
-        plan = _draw((x, y, z), rng, large=large and not plans)
+        plan = draw((x, y, z), rng, large=large and not plans)
         if len(plans) < count and all(_apart(plan, other) for other in plans):
             plans.append(plan)
     return tuple(plans)
 
 
-def _draw(centre: tuple[int, int, int], rng: np.random.Generator, *, large: bool) -> Plan:
+def draw(centre: tuple[int, int, int], rng: np.random.Generator, *, large: bool = False) -> Plan:
+    """A metastasis of a size and kind as real ones have; a large one has 4 to 60 mL."""
     usual = float(np.clip(rng.normal(1.95, 0.95), 0.5, 4.75))
     volume_mm3 = 10 ** (float(rng.uniform(3.6, 4.8)) if large else usual)
     diameter = (6 * volume_mm3 / np.pi) ** (1 / 3)
@@ -102,28 +103,43 @@ def _apart(one: Plan, other: Plan) -> bool:
     return bool(distance > 0.6 * (one.diameter_mm + other.diameter_mm) + 3)
 
 
-def paint(image: Field, head: Anatomy, plans: tuple[Plan, ...], rng: np.random.Generator) -> Field:
+def paint(
+    image: Field,
+    head: Anatomy,
+    plans: tuple[Plan, ...],
+    rng: np.random.Generator,
+    *,
+    mass_effect: bool = True,
+) -> Field:
     """Paint the metastases into ``image``, in place.
+
+    Args:
+        image: signal, white matter = 1.
+        head: labels of the head, before any metastasis.
+        plans: the metastases.
+        rng: source of chance.
+        mass_effect: whether those above 9 mm push tissue aside rather than only replace it.
 
     Returns:
         Occupancy in [0, 1] of the tumour cores, same shape; the truth is ≥ 0.5.
     """
     occupancy = np.zeros_like(image)
     for plan in sorted(plans, key=lambda p: -p.diameter_mm):
-        box = _box(plan, image.shape)
+        box = box_of(plan, image.shape)
         allowed = _allowed(head, box, plan.diameter_mm)
-        distance, rim_noise = _shape(plan, box, rng)
+        distance, rim_noise = shape_of(plan, box, rng)
         if plan.diameter_mm > 9:
-            image[box] = push_aside(image[box], head, box, plan, rng.uniform(0, 0.7))
+            image[box] = push_aside(image[box], head, box, plan, mass_effect * rng.uniform(0, 0.7))
         _oedema(image[box], head, box, distance, plan, rng)
         inside = np.clip(0.5 - distance, 0, 1) * allowed
-        signal = _signal(image[box], distance, rim_noise, plan, rng)
+        signal = signal_of(image[box], distance, rim_noise, plan, rng)
         image[box] += inside * (signal - image[box])
         occupancy[box] = np.maximum(occupancy[box], inside)
     return occupancy
 
 
-def _box(plan: Plan, shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
+def box_of(plan: Plan, shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
+    """What a metastasis can change of an array of this shape, its surroundings included."""
     reach = int(min(LARGEST_VOX, 0.9 * plan.diameter_mm + 22))
     x, y, z = (
         slice(max(0, c - reach), min(n, c + reach + 1))
@@ -143,7 +159,7 @@ def _allowed(head: Anatomy, box: tuple[slice, ...], diameter_mm: float) -> Mask:
     return np.asarray(inside & ~barred)
 
 
-def _shape(
+def shape_of(
     plan: Plan, box: tuple[slice, ...], rng: np.random.Generator
 ) -> tuple[Field, npt.NDArray[np.float32]]:
     """Signed distance (mm, negative inside) to a lumpy ellipsoid, and noise for its rim."""
@@ -163,7 +179,7 @@ def _shape(
     return distance.astype(np.float32), smooth_noise(shape, max(3, plan.diameter_mm / 4), rng)
 
 
-def _signal(
+def signal_of(
     tissue: Field,
     distance: Field,
     rim_noise: npt.NDArray[np.float32],
@@ -288,8 +304,8 @@ def carve_cavity(
     flat = np.flatnonzero(np.isin(head.labels, WHITE))
     x, y, z = (int(i) for i in np.unravel_index(rng.choice(flat), head.labels.shape))
     plan = Plan((x, y, z), float(rng.uniform(5, 30)), "solid", 1.0)
-    box = _box(plan, image.shape)
-    distance, noise = _shape(plan, box, rng)
+    box = box_of(plan, image.shape)
+    distance, noise = shape_of(plan, box, rng)
     fluid = np.isin(head.labels, FLUID)
     level = float(image[fluid].mean()) if fluid.any() else 0.3
     allowed = _allowed(head, box, 0)

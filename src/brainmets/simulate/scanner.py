@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from brainmets.preprocess.resample import resample
 from brainmets.simulate.anatomy import Field
-from brainmets.simulate.artefacts import disturb
+from brainmets.simulate.artefacts import Artefacts, disturb
 from brainmets.simulate.contrast import rotation
 from brainmets.simulate.noise import smooth_noise
 from brainmets.volume import AxisOrder, Grid, Volume, reorient
@@ -77,15 +77,19 @@ def draw_protocol(rng: np.random.Generator, *, thick: bool) -> Protocol:
     )
 
 
-def acquire(image: Field, protocol: Protocol, rng: np.random.Generator) -> Volume:
+def acquire(image: Field, protocol: Protocol, rng: np.random.Generator) -> tuple[Volume, Artefacts]:
     """What the scanner stores: int16 magnitudes with Rician noise on the protocol's grid.
 
     Args:
         image: signal at 1 mm in RAS order, white matter = 1.
         protocol: see :class:`Protocol`.
-        rng: source of the noise.
+        rng: source of artefacts and noise.
+
+    Returns:
+        The scan, and what disturbs it.
     """
-    clean = _sample(disturb(image, rng), protocol)
+    disturbed, artefacts = disturb(image, rng)
+    clean = _sample(disturbed, protocol)
     field = np.exp(protocol.bias * smooth_noise(clean.data.shape, max(clean.data.shape) / 2.5, rng))
     signal = clean.data * field
     level = protocol.noise * _unevenness(signal.shape, protocol.centre_noise)
@@ -94,7 +98,7 @@ def acquire(image: Field, protocol: Protocol, rng: np.random.Generator) -> Volum
     )
     magnitude = np.hypot(signal + real, imaginary) * rng.uniform(200, 900)
     stored = np.clip(np.rint(magnitude), 0, 32767).astype(np.int16)
-    return reorient(clean.with_data(stored), protocol.order)
+    return reorient(clean.with_data(stored), protocol.order), artefacts
 
 
 def _unevenness(shape: tuple[int, ...], centre_noise: float) -> npt.NDArray[np.float32]:
