@@ -130,6 +130,8 @@ class Training:
         lesion_share: share of patches that are centred near a lesion, every lesion of a
             case being as likely as any other.
         deform_share: share of patches that are turned, scaled and, half of them, smoothly deformed.
+        paste_share: share of patches into whose brain one to three simulated metastases are
+            painted; for cohorts that are small or have few lesions.
         average: decay of the running mean of weights that becomes the model.
         validate_every: steps between looks at validation cases: the loss on patches, and the
             lesions found in whole cases.
@@ -165,6 +167,7 @@ class Training:
     weight_decay: float = 1e-2
     lesion_share: float = 0.67
     deform_share: float = 0.3
+    paste_share: float = 0.0
     average: float = 0.995
     validate_every: int = 200
     validation_cases: int = 8
@@ -194,6 +197,7 @@ class Training:
         _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}, expected above 0")
         _require(0 <= self.lesion_share <= 1, "lesion_share lies outside 0 to 1")
         _require(0 <= self.deform_share <= 1, "deform_share lies outside 0 to 1")
+        _require(0 <= self.paste_share <= 1, "paste_share lies outside 0 to 1")
         _require(0 <= self.average < 1, "average lies outside [0, 1)")
         _require(self.checkpoint_every >= 1, "checkpoint_every is below 1")
         _require(self.validate_every >= 1, "validate_every is below 1")

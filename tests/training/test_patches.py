@@ -249,3 +249,47 @@ def test_the_drawn_lesion_lies_in_the_patch_however_it_is_turned(monkeypatch, tu
     for step in range(40):
         batch = draw_batch([case], deformed, step)
         assert (batch.target.amax((1, 2, 3, 4)) == 1).all()
+
+
+def with_brain(shape=(48, 48, 48), **options):
+    """A case of sheets of fluid in white matter, all of it brain, without lesions."""
+    case = prepared_case(shape, **options)
+    image = np.where(np.indices(shape)[0] % 12 == 0, -2.0, 1.0).astype(np.float16)
+    inside = np.full(shape, -40, np.int8)
+    return replace(case, image=image, depth=inside, labels=np.zeros(shape, np.uint8), lesions=())
+
+
+def test_pasted_metastases_are_lesions_of_the_batch(plain):
+    cases = [with_brain(), with_brain()]
+    pasting = replace(TRAINING, paste_share=1.0)
+    seen = [float(draw_batch(cases, pasting, step).target.sum()) for step in range(12)]
+    assert sum(count > 0 for count in seen) > 9
+    assert not any(float(draw_batch(cases, TRAINING, step).target.sum()) for step in range(12))
+
+
+def test_pasting_is_a_function_of_seed_and_step_and_as_frequent_as_asked():
+    cases = [with_brain(), with_brain()]
+    pasting = replace(TRAINING, paste_share=0.5)
+    assert all(
+        same(draw_batch(cases, pasting, step), draw_batch(cases, pasting, step))
+        for step in range(4)
+    )
+    pasted = [(crop.labels > 0).any() for step in range(60) for crop in draw(cases, pasting, step)]
+    assert 0.3 < np.mean(pasted) < 0.65
+
+
+def test_lesions_that_are_there_keep_their_numbers_when_others_are_pasted():
+    case = with_brain()
+    labels = np.zeros((48, 48, 48), np.uint8)
+    labels[20:24, 20:24, 20:24], labels[40:42, 40:42, 40:42] = 1, 2
+    cases = [replace(case, labels=labels)] * 2
+    for step in range(8):
+        old, new = (
+            draw(cases, replace(TRAINING, paste_share=share, deform_share=0.0), step)
+            for share in (1e-12, 1.0)
+        )
+        for before, after in zip(old, new, strict=True):
+            there = before.labels > 0
+            np.testing.assert_array_equal(after.labels[there], before.labels[there])
+            added = after.labels[~there & (after.labels > 0)]
+            assert not added.size or added.min() > before.labels.max()

@@ -258,6 +258,10 @@ def train(
     validate_every: Annotated[
         int, typer.Option(min=1, help="Steps between looks at validation cases.")
     ] = 200,
+    paste: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of patches with simulated metastases painted in."),
+    ] = 0.0,
     recompute: Annotated[
         bool, typer.Option(help="Less memory and more time, for the same weights.")
     ] = False,
@@ -297,6 +301,7 @@ def train(
             **({} if patch is None else {"patch_vox": patch}),
             "accumulate": accumulate, "schedule": schedule, "recompute": recompute,
             "deep_supervision": deep_supervision, "validate_every": validate_every,
+            "paste_share": paste,
         },
         trained_on=trained_on, target_labels=target, start=start, encoder=begun,
         frozen=FrozenSplit(split, fold) if split else None,

@@ -10,13 +10,19 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset
 
-from brainmets.config import Training
+from brainmets.config import Recipe, Training
+from brainmets.simulate.pasting import paste
 from brainmets.training.augment import Batch, Crop, Variation, augment, vary
 from brainmets.training.loss import surroundings
 from brainmets.training.store import LEVELS_MM, PreparedCase, Stored
 from brainmets.volume import Array
+
+MOST_PASTED = 3
+SPACING_MM = Recipe().spacing_mm
+"""Of the voxels that simulated metastases are measured in; exact for the default recipe."""
 
 
 def draw_batch(
@@ -114,12 +120,25 @@ def _crop(case: PreparedCase, training: Training, rng: np.random.Generator) -> C
         _cut(a, start, stop, fill)
         for a, fill in ((case.image, 0), (case.labels, 0), (case.depth, 127))
     )
+    if training.paste_share and rng.random() < training.paste_share:
+        image, labels = _pasted(image, labels, depth, rng)
     mean, deviation = (
         float(np.interp(does.level_mm, LEVELS_MM, values))
         for values in zip(*case.levels, strict=True)
     )
     centre = np.asarray(middle - start, np.float64)
     return Crop(image, labels, depth, _regions(labels, training), centre, mean, deviation, does)
+
+
+def _pasted(
+    image: Array, labels: Array, depth: Array, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """A crop with simulated metastases besides, numbered on from those it has."""
+    count = int(rng.integers(1, MOST_PASTED + 1))
+    painted, cores = paste(image, depth < 0, labels > 0, count, rng, spacing_mm=SPACING_MM)
+    numbered, _ = ndimage.label(cores, np.ones((3, 3, 3)))
+    labels = np.where(cores, numbered + labels.max(initial=0), labels).astype(labels.dtype)
+    return painted.astype(image.dtype), labels
 
 
 def _regions(labels: Array, training: Training) -> Array | None:
