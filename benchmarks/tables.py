@@ -235,17 +235,26 @@ def _card() -> str:
     keys = ["cases", "lesions", "lesion_sensitivity", "false_positives_per_scan", "lesion_f1",
             "median_dice"]  # fmt: skip
     rows = [[name, *(values[key] for key in keys)] for name, values in card["results"].items()]
-    sizes = [[name, found] for name, found in card["sensitivity_by_size"].items()]
+    sizes = [
+        [name, f"{found['found']} of {found['of']}", found["sensitivity"]]
+        for name, found in _by_size(card["sensitivity_by_size"]).items()
+    ]
     return "\n\n".join(
         [
             "## `starter` on simulated scans",
             f"Trained on: {card['trained_on']}",
             _table(["cases from", *(key.replace("_", " ") for key in keys)], rows),
             "Lesions found in the test cases, by equivalent diameter:",
-            _table(["size", "found"], sizes),
+            _table(["size", "found", "sensitivity"], sizes),
             INT8.format(**card["int8"]),
         ]
     )
+
+
+def _by_size(groups: dict[str, Any]) -> dict[str, Any]:
+    """From small to large, then what takes several sizes together."""
+    order = ["< 3 mm", "3–4 mm", "4–6 mm", "6–10 mm", "≥ 10 mm", "≥ 6 mm", "all"]
+    return {name: groups[name] for name in order if name in groups}
 
 
 def _real() -> str:
@@ -276,7 +285,7 @@ def _simulated(result: dict[str, Any]) -> str:
              "own rule": "own_rule"}  # fmt: skip
     rows = [_judged(name, model[key]) for name, key in parts.items()]
     allowed = [f"{p['allowed']:g}" for p in simple["operating_points"]]
-    header = ["model", "false positives per scan", *model["own_rule"]["sensitivity"],
+    header = ["model", "false positives per scan", *_by_size(model["own_rule"]["sensitivity"]),
               "median Dice from 6 mm", "false positives per scan without a lesion"]  # fmt: skip
     return "\n\n".join([
         f"## `{value['model']}` on the simulated test cohort",
@@ -290,7 +299,8 @@ def _simulated(result: dict[str, Any]) -> str:
 
 def _judged(name: str, found: dict[str, Any]) -> list[Any]:
     """A row of the model's figures at one threshold."""
-    sizes = [f"{_spread(s)}, {s['found']} of {s['lesions']}" for s in found["sensitivity"].values()]
+    groups = _by_size(found["sensitivity"]).values()
+    sizes = [f"{_spread(s)}, {s['found']} of {s['lesions']}" for s in groups]
     empty = found["false_positives_per_scan_without_lesion"]
     return [name, _spread(found["false_positives_per_scan"]), *sizes,
             found["median_dice_from_6_mm"], _spread(empty) if empty else None]  # fmt: skip
