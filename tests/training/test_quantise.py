@@ -1,5 +1,8 @@
 """What int8 needs comes from a cohort's tiles, and its loss is measured before it is trusted."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -103,3 +106,30 @@ def test_what_cannot_be_quantised_is_refused(bundle, cohort, cache):
     several = Bundle(**{**bundle.__dict__, "weights": double, "networks": 2})
     with pytest.raises(ConfigError, match="averages 2 networks"):
         quantise(cohort, several)
+
+
+OFFLINE = """
+import socket, sys
+def forbidden(*words, **options):
+    raise SystemExit("the network was asked for")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = forbidden
+from pathlib import Path
+from brainmets.apps import cli
+from brainmets.network import openvino_engine
+folder = sys.argv[1]
+openvino_engine.cache_folder = lambda: Path(folder)
+sys.argv = ["brainmets", "models", "quantise", folder + "/tiny.brainmets", folder + "/cohort.tsv"]
+sys.argv += ["-o", folder + "/small.brainmets", "--threads", "1"]
+cli.main()
+"""
+
+
+def test_quantising_asks_nothing_of_the_network(bundle, cohort, tmp_path):
+    write(bundle, tmp_path / "tiny.brainmets")
+    rows = ["\t".join((c.case_id, str(c.image), str(c.mask), str(c.brain_mask))) for c in cohort]
+    table = ["case\timage\tmask\tbrain_mask", *rows]
+    (tmp_path / "cohort.tsv").write_text("\n".join(table) + "\n")
+    words = [sys.executable, "-W", "error", "-c", OFFLINE, tmp_path]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read(tmp_path / "small.brainmets").int8 is not None
