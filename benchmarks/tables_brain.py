@@ -1,0 +1,150 @@
+"""The page on brain extraction, from results/brain.json."""
+
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+from recorded import load, table, where
+
+KINDS = ("brain + CSF", "tissue")
+BRAIN_INTRODUCTION = (
+    "Made by `python benchmarks/tables.py` from `benchmarks/results/brain.json`. No real scan and "
+    "none of "
+    "the simulated heads took part in training or in any choice."
+)
+BRAIN_KINDS = (
+    "A reference is one of two kinds ([why](../decisions/0030-two-brain-surfaces.md)): *brain + "
+    "CSF*, or "
+    "*tissue*, which leaves the outer fluid out. Each tool is held against the reference with the "
+    "surface "
+    "of that kind: the built-in extractor with the one of its two distances, MindGrab with the "
+    "only mask "
+    "it has, which is tissue. NiChart's references (DLMUSE > 0) leave the outer fluid out. The "
+    "mask of "
+    "head_fg6692 was made by a program and holds fluid; it is shown only. Simulated heads have "
+    "both. "
+    "Recall is the share of the reference that the line's mask (brain + CSF) keeps, before its "
+    "margin of 2 mm."
+)
+BRAIN_VERSION = (
+    "MindGrab was run on the scans that show a figure and on no other: a scan takes it 130 "
+    "processor seconds."
+)
+
+
+def brain_page() -> str:
+    """What was measured of the brain extractors."""
+    result = load("brain")
+    value = result["value"]
+    missing = "Not run yet: `python benchmarks/brain.py --parts {}`."
+
+    def shown(part: str, make: Callable[[Any], str]) -> str:
+        return make(value[part]) if part in value else missing.format(part)
+
+    parts = [
+        "# Brain extraction: results",
+        BRAIN_INTRODUCTION,
+        f"Measured part by part; the last part by {where(result)}",
+        "## Fit and recall, by group",
+        BRAIN_KINDS,
+        BRAIN_VERSION,
+        shown("scans", _brain_groups),
+        "## Scan by scan",
+        shown("scans", _brain_scans),
+        "## Lesions at the surface",
+        shown("lesions", _brain_lesions),
+        "## Perturbed heads: does the mask suffer, and is it told?",
+        shown("perturbed", lambda rows: _brain_perturbed(rows, value.get("scans", []))),
+        "## Time and memory",
+        shown("time", _brain_times),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _brain_groups(rows: list[dict[str, Any]]) -> str:
+    shown = []
+    for group in dict.fromkeys(row["group"] for row in rows):
+        members = [row for row in rows if row["group"] == group]
+        for kind in members[0]["dice"]:
+            own = [row["dice"][kind] for row in members]
+            both = [row for row in members if "mindgrab" in row]
+            others = [row["mindgrab"]["dice"][kind] for row in both]
+            shown.append([
+                group, len(members), kind, f"{median(own):.3f}", f"{min(own):.3f}",
+                f"{median(others):.3f} ({len(others)})" if others else None,
+                f"{median([row['dice'][kind] for row in both]):.3f}" if both else None,
+                f"{min(row['recall'] for row in members):.4f}",
+            ])  # fmt: skip
+    header = ["group", "heads", "reference", "median Dice", "worst Dice", "MindGrab's median",
+              "built-in on the same", "least recall"]  # fmt: skip
+    return table(header, shown)
+
+
+def _brain_scans(rows: list[dict[str, Any]]) -> str:
+    shown = [
+        [
+            row["scan"], row["litres"], *(row["dice"].get(kind) for kind in KINDS),
+            row["recall"], row["recall_with_margin"],
+            *(row.get("mindgrab", {}).get("dice", {}).get(kind) for kind in KINDS),
+            row.get("mindgrab", {}).get("recall"), "; ".join(row["warnings"]) or None,
+        ]
+        for row in rows
+    ]  # fmt: skip
+    header = ["scan", "litres", "Dice, brain + CSF", "Dice, tissue", "recall", "recall with margin",
+              "MindGrab: brain + CSF", "MindGrab: tissue", "MindGrab: recall", "warnings",
+              ]  # fmt: skip
+    return table(header, shown)
+
+
+def _brain_lesions(found: dict[str, Any]) -> str:
+    names = {"lost_whole": "lost whole, before the margin"}
+    rows = [[names.get(k, k.replace("_", " ")), number] for k, number in found.items()]
+    return (
+        "Simulated lesions of 3 to 18 mm centred within 3 mm of the surface of brain + CSF, in "
+        "label maps 17–20; their voxels that lie in brain + CSF.\n\n" + table(["", "value"], rows)
+    )
+
+
+def _brain_perturbed(rows: list[dict[str, Any]], whole: list[dict[str, Any]]) -> str:
+    """The 2×2 table of warning and fall, the rows behind it, and warnings on whole heads."""
+    count = {
+        (fell, told): sum((r["fall"] > 0.02) == fell and bool(r["warnings"]) == told for r in rows)
+        for fell in (True, False)
+        for told in (True, False)
+    }
+    crossed = [
+        [name, count[fell, True], count[fell, False]]
+        for name, fell in (("Dice fell by more than 0.02", True), ("it did not", False))
+    ]
+    warned = sum(bool(row["warnings"]) for row in whole)
+    detail = [
+        [r["scan"], r["perturbation"], r["dice_before"], r["dice"], r["fall"], r["recall"],
+         "; ".join(r["warnings"]) or None]
+        for r in rows
+    ]  # fmt: skip
+    header = ["scan", "perturbation", "Dice before", "Dice", "fall", "recall", "warnings"]
+    parts = [
+        table(["perturbed heads", "warning", "no warning"], crossed),
+        f"Unperturbed heads with a warning: {warned} of {len(whole)}.",
+        table(header, detail),
+    ]
+    return "\n\n".join(parts)
+
+
+def _brain_times(rows: list[dict[str, Any]]) -> str:
+    shown = [
+        [r["extractor"], r["shape"], r["seconds_median"], r["seconds_first"], r["peak_memory_mb"]]
+        for r in rows
+    ]
+    note = (
+        "Scan of 1 mm in memory to mask, float32, each in a process of its own; median of three "
+        "calls after "
+        "the first. SynthStrip: a network of its shape, trained briefly by `brainmets models "
+        "train-extractor "
+        "--design synthstrip`. Official weights: not run; `brainmets models fetch synthstrip`, "
+        "then `python "
+        "benchmarks/brain.py --parts time --synthstrip FILE`. bfloat16: not run, the processor has"
+        " no unit for it."
+    )
+    header = ["extractor", "voxels", "seconds", "first call", "peak memory, MB"]
+    return f"{note}\n\n{table(header, shown)}"
