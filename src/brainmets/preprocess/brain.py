@@ -499,7 +499,7 @@ def _stripped_brain(turned: Volume, *, certain: bool) -> Mask | None:
 
 def _background(data: npt.NDArray[np.generic]) -> np.generic:
     """The commonest value on the field's six faces."""
-    faces = [np.take(data, end, axis=axis).ravel() for axis in range(3) for end in (0, -1)]
+    faces = [data[(slice(None),) * axis + (end,)].ravel() for axis in range(3) for end in (0, -1)]
     values, counts = np.unique(np.concatenate(faces), return_counts=True)
     return values[counts.argmax()]  # type: ignore[no-any-return]
 

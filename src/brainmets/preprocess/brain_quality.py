@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt, find_objects, label
 
+from brainmets.preprocess.prepare import bounding_box
 from brainmets.volume import Grid, Volume
 
 USUAL_LITRES = (0.8, 2.2)
@@ -66,8 +67,7 @@ def edge_contact(mask: Mask) -> float:
 
 def _second_share(mask: Mask) -> float:
     """The second piece's share of the first; 0 where there is one piece."""
-    boxes = find_objects(mask.astype(np.int8))
-    pieces, count = label(mask[boxes[0]]) if boxes else (mask, 0)
+    pieces, count = label(mask[bounding_box(mask)]) if mask.any() else (mask, 0)
     if count < 2:
         return 0.0
     sizes = np.sort(np.bincount(pieces.ravel())[1:])[::-1]
@@ -150,10 +150,9 @@ def bright_spots(scan: Volume, mask: Mask) -> tuple[tuple[float, float, float], 
     pieces, _ = label(data > level, np.ones((3, 3, 3)))
     low, high = np.divide(SPOT_MM3, scan.grid.voxel_volume_mm3)
     sizes = np.bincount(pieces.ravel())
-    found = []
-    for number, part in enumerate(find_objects(pieces), 1):
-        if not low <= sizes[number] <= high:
-            continue
+    found, parts = [], find_objects(pieces)
+    for number in 1 + np.flatnonzero((sizes[1:] >= low) & (sizes[1:] <= high)):
+        part = parts[number - 1]
         places = np.argwhere(pieces[part] == number) + [side.start for side in part]
         if _is_spot(places, inside, spacing):
             x, y, z = places.mean(axis=0) + [side.start for side in box]
@@ -175,7 +174,7 @@ def _is_spot(places: npt.NDArray[np.int_], inside: Mask, spacing: npt.NDArray[np
 
 
 def _around(mask: Mask, margin: npt.NDArray[np.int_]) -> tuple[slice, slice, slice]:
-    box = find_objects(mask.astype(np.int8))[0]
+    box = bounding_box(mask)
     x, y, z = (
         slice(max(0, side.start - more), min(n, side.stop + more))
         for side, n, more in zip(box, mask.shape, margin.tolist(), strict=True)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from brainmets.preprocess.prepare import bounding_box
 from brainmets.volume import Volume, nearest_ras_order, require_same_grid, spacing_of
 
 DEPTH_MM = 10.0
@@ -55,11 +56,11 @@ def enhancement(scan: Volume, brain: Volume) -> float:
     order = nearest_ras_order(scan.grid)
     values, mask = order.forward(scan.data), order.forward(np.greater(brain.data, 0))
     spacing_mm = np.asarray(spacing_of(scan.grid.affine))[list(order.axes)]
-    box = ndimage.find_objects(mask.astype(np.int8))
-    if not box:
+    if not mask.any():
         return math.nan
+    box = bounding_box(mask)
     times = np.maximum(1, np.floor(GRID_MM / spacing_mm + ROUNDING)).astype(int)
-    image, inside = _averaged(values[box[0]], times), _averaged(mask[box[0]], times) > 0.5
+    image, inside = _averaged(values[box], times), _averaged(mask[box], times) > 0.5
     return _enhancement(image, inside, spacing_mm * times)
 
 
@@ -72,7 +73,7 @@ def _enhancement(image: Floats, inside: Mask, spacing_mm: npt.NDArray[np.float64
     if white <= fluid:
         return math.nan
     sides = np.maximum(1, 2 * np.rint((THIN_MM / spacing_mm - 1) / 2).astype(int) + 1)
-    deep = ndimage.find_objects((depth > DEPTH_MM).astype(np.int8))[0]
+    deep = bounding_box(depth > DEPTH_MM)
     part = tuple(
         slice(max(0, edge.start - side), edge.stop + side)
         for edge, side in zip(deep, sides.tolist(), strict=True)
@@ -98,7 +99,10 @@ def _depth(inside: Mask, spacing_mm: npt.NDArray[np.float64]) -> Floats:
 
 def _averaged(data: npt.NDArray[np.generic], times: npt.NDArray[np.int_]) -> Floats:
     """Means of blocks of ``times`` voxels; what is left over at the far ends is dropped."""
-    counts = [n // t for n, t in zip(data.shape, times, strict=True)]
-    cut = data[tuple(slice(n * t) for n, t in zip(counts, times, strict=True))]
-    blocks = [side for pair in zip(counts, times, strict=True) for side in pair]
-    return np.asarray(cut.astype(np.float32).reshape(blocks).mean(axis=(1, 3, 5)), np.float32)
+    steps = times.tolist()
+    counts = [n // t for n, t in zip(data.shape, steps, strict=True)]
+    total = np.zeros(counts, np.float32)
+    for first in np.ndindex(*steps):
+        ends = [slice(f, f + n * t, t) for f, n, t in zip(first, counts, steps, strict=True)]
+        total += data[tuple(ends)].astype(np.float32)
+    return total / np.float32(times.prod())

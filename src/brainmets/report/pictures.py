@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-from brainmets.lesions import Lesion, Point
+from brainmets.lesions import Lesion, Point, bounding_box
 from brainmets.report.content import Report
 from brainmets.volume import AxisOrder, FloatArray, Volume, apply, nearest_ras_order, reorient
 
@@ -142,10 +142,19 @@ def display_of(report: Report) -> Display:
         brain = np.asarray(order.forward(report.brain.data), bool)
         brain = brain if brain.any() else None
     darkest, brightest = window(scan.data, brain)
-    boxes = ndimage.find_objects(np.asarray(labels.data, np.int32))
-    return Display(
-        scan, labels, order, tuple((b[0], b[1], b[2]) for b in boxes), brain, darkest, brightest
-    )
+    return Display(scan, labels, order, _boxes(labels.data), brain, darkest, brightest)
+
+
+def _boxes(labels: npt.NDArray[np.generic]) -> tuple[Box, ...]:
+    """Where each lesion lies; looked for only where there is one."""
+    whole = bounding_box(np.asarray(labels, bool))
+    part = np.ascontiguousarray(labels[whole]).astype(np.int32)
+    found = ndimage.find_objects(part) if part.size else []
+    boxes = [
+        [slice(o.start + s.start, o.start + s.stop) for o, s in zip(whole, box, strict=True)]
+        for box in found
+    ]
+    return tuple((x, y, z) for x, y, z in boxes)
 
 
 def window(data: npt.NDArray[np.generic], brain: Bools | None) -> tuple[float, float]:
@@ -389,10 +398,15 @@ def _projected(shown: Display, plane: Plane) -> FloatArray:
     Where the brain is not known the scalp would outshine it: the mean is shown instead,
     like an X-ray.
     """
-    data = np.asarray(shown.scan.data, np.float32)
     if shown.brain is not None:
-        inside = np.where(shown.brain, data, np.float32(shown.darkest))
-        return np.asarray(inside.max(axis=plane.into))
+        box = bounding_box(shown.brain)
+        data = np.asarray(shown.scan.data[box], np.float32)
+        inside = np.where(shown.brain[box], data, np.float32(shown.darkest))
+        sides = (plane.across, plane.down)
+        seen = np.full([shown.brain.shape[a] for a in sides], shown.darkest, np.float32)
+        seen[box[plane.across], box[plane.down]] = inside.max(axis=plane.into)
+        return seen
+    data = np.asarray(shown.scan.data, np.float32)
     mean = data.mean(axis=plane.into)
     span = max(float(np.percentile(mean, SHOWN_PERCENTILES[1]) - mean.min()), 1e-6)
     scaled = (mean - mean.min()) / span * (shown.brightest - shown.darkest)
