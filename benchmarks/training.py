@@ -186,7 +186,7 @@ def _cohorts(work: Path, left_out: str) -> None:
         (cohort, 40, 640, range(1, 15), without),
         (work / "test", 24, 641, range(17, 21), ()),
     ):
-        if not folder.exists():
+        if not (folder / "cohort.tsv").exists():  # simulate goes on where it stopped
             heads = [("--anatomy", data / f"training_seg_{number:02}.nii.gz") for number in maps]
             _brainmets("simulate", folder, "--cases", cases, "--seed", seed, "--workers", 2,
                        *options, *sum(heads, ()))  # fmt: skip
