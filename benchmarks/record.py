@@ -17,7 +17,7 @@ def write(name: str, value: Any) -> Path:
     path.parent.mkdir(exist_ok=True)
     result = {
         "command": " ".join(["python", *map(_relative, sys.argv)]),
-        "commit": _commit(),
+        "commit": commit(),
         "machine": _machine(),
         "value": value,
     }
@@ -31,7 +31,7 @@ def _relative(word: str) -> str:
     return "PATH" if Path(inside).is_absolute() else inside
 
 
-def _commit() -> str:
+def commit() -> str:
     """Dirty if anything but results differs from the commit."""
     root = Path(__file__).parents[1]
 

@@ -271,10 +271,22 @@ def _whole_patient(result: dict[str, Any]) -> str:
     header = ["scan", "way", "seconds", "times the first", "peak memory, MB", "times the first"]
     return "\n\n".join([
         "## Whole patients by MONAI's sliding window and by nnU-Net",
-        WHOLE_PATIENT.format(**value),
+        WHOLE_PATIENT.format(**value) + _earlier(result),
         table(header, rows),
         where(result),
     ])  # fmt: skip
+
+
+def _earlier(result: dict[str, Any]) -> str:
+    """Which rows other commits measured."""
+    older: dict[str, list[str]] = {}
+    for row in result["value"]["rows"]:
+        if row["commit"] != result["commit"]:
+            older.setdefault(row["commit"], []).append(row["way"])
+    told = [
+        f"{', '.join(dict.fromkeys(ways))} at commit {commit}" for commit, ways in older.items()
+    ]
+    return f" Measured before: {'; '.join(told)}." if told else ""
 
 
 def _cost(result: dict[str, Any]) -> str:

@@ -4,12 +4,15 @@ Wall time and peak memory of whole processes, from NIfTI to mask (MONAI, nnU-Net
 measurements and report (brainmets). MONAI has the network of `starter`; nnU-Net its own, of
 random weights, and in the last row that of `starter`. Only brainmets looks for the brain.
 nnU-Net's default, which mirrors every patch seven times, comes last and on one scan only. What
-is measured is recorded as it comes.
+is measured is recorded as it comes; rows of ways and scans that are not asked for stay as they
+were, each with its commit.
 
     BRAINMETS_DATA=FOLDER python benchmarks/peers/whole_patient.py [--runs 2] [--scans NAME...]
+        [--ways NAME...]
 """
 
 import argparse
+import json
 import os
 import runpy
 import statistics
@@ -21,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-write = runpy.run_path(str(HERE.parent / "record.py"))["write"]
+RECORD = runpy.run_path(str(HERE.parent / "record.py"))
+NAME = "whole_patient_peers"
 ONE = "met_00110 (real, skull off)"
 DATA = "{data}"
 FOLDER = "{folder}"
@@ -58,18 +62,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--scans", nargs="+", choices=SCANS, default=list(SCANS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         places = {"data": os.environ["BRAINMETS_DATA"], "folder": name}
         subprocess.run([sys.executable, HERE / "make_inputs.py", name], check=True)
-        rows: list[dict[str, Any]] = []
+        rows = _recorded()
         last = [(ONE, 0)] if ONE in given.scans else []
         for scan, runs in [*((scan, given.runs) for scan in given.scans), *last]:
-            ways = [way for way in WAYS if (way == MIRRORED) == (runs == 0)]
-            rows += _rows(scan, ways, runs, places)
-            value = {"runs": given.runs, "threads": os.cpu_count(), "rows": rows}
-            path = write("whole_patient_peers", value)
+            ways = [way for way in given.ways if (way == MIRRORED) == (runs == 0)]
+            rows |= {(row["scan"], row["way"]): row for row in _rows(scan, ways, runs, places)}
+            order = [rows[scan, way] for scan in SCANS for way in WAYS if (scan, way) in rows]
+            value = {"runs": given.runs, "threads": os.cpu_count(), "rows": order}
+            path = RECORD["write"](NAME, value)
     print(path.read_text())
+
+
+def _recorded() -> dict[tuple[str, str], dict[str, Any]]:
+    path = RECORD["RESULTS"] / f"{NAME}.json"
+    rows = json.loads(path.read_text())["value"]["rows"] if path.is_file() else []
+    return {(row["scan"], row["way"]): row for row in rows}
 
 
 def _rows(scan: str, ways: list[str], runs: int, places: dict[str, str]) -> list[dict[str, Any]]:
@@ -90,6 +102,7 @@ def _rows(scan: str, ways: list[str], runs: int, places: dict[str, str]) -> list
             "way": way,
             "seconds": round(statistics.median(seconds for seconds, _ in each), 1),
             "peak_memory_mb": max(peak for _, peak in each),
+            "commit": RECORD["commit"](),
         }
         for way, each in counted.items()
     ]
