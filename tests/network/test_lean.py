@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from brainmets.config import Architecture
 from brainmets.network import lean, unet
-from brainmets.network.lean import convolved, doubled, last, normalised, pooled
+from brainmets.network.lean import convolved, doubled, last, normalised, plain, pooled
 from brainmets.network.unet import UNet
 
 
@@ -146,3 +146,41 @@ def test_frozen_statistics_are_used_and_stay():
     x = volume(4, kind=torch.float32)
     torch.testing.assert_close(normalised(norm, x), functional.relu(norm(x)))
     assert all(torch.equal(a, b) for a, b in zip(before, norm.buffers(), strict=True))
+
+
+def spoil_memory():
+    """Leave large numbers in memory that is free, for whoever reads what was not written."""
+    for count in (5_000, 70_000, 442_368, 900_000):
+        torch.full((count,), 3e30)
+
+
+@pytest.mark.parametrize("way", [plain, convolved])
+@pytest.mark.parametrize("sides", [(2, 2, 2), (1, 2, 2), (2, 4, 4), (4, 4, 4)])
+def test_gradients_in_bfloat16_hold_nothing_that_nobody_wrote(way, sides):
+    torch.manual_seed(0)
+    conv = nn.Conv3d(128, 128, 3, padding=1, bias=False)
+    conv = conv.to(memory_format=torch.channels_last_3d)
+    x = volume(128, sides, kind=torch.float32)
+    (exact,) = torch.autograd.grad(conv(x).square().mean(), conv.weight)
+    for _ in range(6):
+        spoil_memory()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = way(conv, x)
+        assert found.dtype == torch.bfloat16
+        (slope,) = torch.autograd.grad(found.float().square().mean(), conv.weight)
+        assert (slope - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("lean_way", [True, False])
+def test_a_block_of_2_voxels_a_side_is_right_in_bfloat16(lean_way):
+    """What patches of 64³ come down to in the encoder's last stage."""
+    torch.manual_seed(0)
+    block = unet.BasicBlock(128, 128).to(memory_format=torch.channels_last_3d)
+    x = volume(128, (2, 2, 2), kind=torch.float32).detach()
+    exact = torch.autograd.grad(block(x).square().mean(), block.conv1.weight)[0]
+    for _ in range(6):
+        spoil_memory()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = block(x, lean=lean_way).float().square().mean()
+        (slope,) = torch.autograd.grad(loss, block.conv1.weight)
+        assert (slope - exact).norm() < 0.1 * exact.norm()

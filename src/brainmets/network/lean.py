@@ -25,6 +25,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 LANES = 64
 """Channels that one pass takes at least, if need be those of several voxels."""
 
+FEWEST = 3
+"""Voxels along each axis from which on a convolution's gradient in bfloat16 is right."""
+
 _AGAIN = WeakTensorKeyDictionary()  # tensor → how to make it again
 
 
@@ -64,11 +67,29 @@ def first_convolved(conv: nn.Conv3d, x: Tensor) -> Tensor:
     return exact.to(rounded)
 
 
-def convolved(conv: nn.Conv3d, x: Tensor, channels: slice = slice(None)) -> Tensor:
-    """A convolution, with some of its input channels; what can be made again is not kept."""
-    if channels == slice(None) and _recipe(x) is None:
+def plain(conv: nn.Conv3d, x: Tensor) -> Tensor:
+    """A convolution as PyTorch computes it, in float32 where its bfloat16 cannot be trusted.
+
+    On a CPU, the weight gradient in bfloat16 of as few as 2³ voxels holds memory that nobody wrote
+    (PyTorch 2.13, oneDNN): finite, infinite or right, as it happens.
+    """
+    if not _is_too_small(x):
         usual: Tensor = conv(x)
         return usual
+    with torch.autocast("cpu", enabled=False):
+        exact: Tensor = conv(x.to(conv.weight.dtype))
+    return exact.to(torch.get_autocast_dtype("cpu"))
+
+
+def _is_too_small(x: Tensor) -> bool:
+    in_bf16 = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return in_bf16 and min(x.shape[2:]) < FEWEST
+
+
+def convolved(conv: nn.Conv3d, x: Tensor, channels: slice = slice(None)) -> Tensor:
+    """A convolution, with some of its input channels; what can be made again is not kept."""
+    if channels == slice(None) and (_recipe(x) is None or _is_too_small(x)):
+        return plain(conv, x)
     weight = conv.weight[:, channels]
     return _forgetful(
         lambda: functional.conv3d(

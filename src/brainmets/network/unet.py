@@ -29,6 +29,7 @@ from brainmets.network.lean import (
     first_convolved,
     is_lean,
     normalised,
+    plain,
     pooled,
 )
 
@@ -60,8 +61,8 @@ class BasicBlock(nn.Module):
         What is computed again as a whole need not be ``lean``.
         """
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = normalised(self.bn1, self.conv1(x))
-        x = convolved(self.conv2, x) if lean else self.conv2(x)
+        x = normalised(self.bn1, plain(self.conv1, x))
+        x = convolved(self.conv2, x) if lean else plain(self.conv2, x)
         return functional.relu(self.bn2(x) + shortcut)
 
 
