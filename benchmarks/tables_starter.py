@@ -138,7 +138,7 @@ def simulated(result: dict[str, Any]) -> str:
         f"## `{value['model']}` on the simulated test cohort",
         SIMULATED.format(**hard),
         table(header, rows),
-        "Sensitivity at so many false positives per scan, over all thresholds:",
+        "Sensitivity at so many false positives per scan, over all upper thresholds of its rule:",
         table(["", *allowed], curve),
         where(result),
     ])  # fmt: skip

@@ -14,6 +14,7 @@ import torch
 from brainmets import __version__
 from brainmets.apps import cli, options
 from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
+from brainmets.errors import CohortError
 from brainmets.io import download, nifti
 from brainmets.io.download import RemoteFile
 from brainmets.network import bundle as bundles
@@ -586,6 +587,30 @@ def test_simulating_from_a_bad_label_map_is_refused(run, tmp_path, scan):
     result = run("simulate", tmp_path / "out", "--cases", "1", "--anatomy", scan)
     require_one_error(result, 2, "good.nii.gz")
     assert not list((tmp_path / "out").glob("sim-*"))
+
+
+def test_what_is_left_out_of_a_simulation_is_handed_on(run, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        "brainmets.simulate.examination.simulate_cohort", lambda _out, **how: asked.update(how)
+    )
+    words = ("--without", "mass-effect", "--without", "vessels")
+    assert run("simulate", tmp_path / "out", *words)[0] == 0
+    assert set(asked["without"]) == {"mass-effect", "vessels"}
+    assert run("simulate", tmp_path / "out", "--without", "brains")[0] == 2
+
+
+def test_the_share_of_patches_to_paste_into_is_handed_on(run, tmp_path, monkeypatch):
+    asked = {}
+
+    def planned(*_words, options, **_rest):
+        asked.update(options)
+        raise CohortError("seen")
+
+    monkeypatch.setattr("brainmets.training.model.plan_training", planned)
+    run("train", tmp_path, "-o", tmp_path / "m.brainmets", "--paste", "0.25")
+    assert asked["paste_share"] == 0.25
+    assert run("train", tmp_path, "-o", tmp_path / "m", "--paste", "1.5")[0] == 2
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from scipy.ndimage import binary_fill_holes, gaussian_filter, label
 from brainmets.errors import BundleError, ConfigError, GridMismatchError, VolumeError
 from brainmets.network.synthstrip import SynthStrip
 from brainmets.preprocess import brain
-from brainmets.preprocess.brain import conform, extract_brain, given_mask
+from brainmets.preprocess.brain import _background, conform, extract_brain, given_mask
 from brainmets.volume import AxisOrder, Grid, Volume, apply, reorient
 
 SPACING = 4.0
@@ -101,6 +101,15 @@ def test_a_stripped_scan_is_recognised_and_kept_whole(head, background):
     assert found.extractor == "already stripped"
     assert found.sha256 is None
     np.testing.assert_array_equal(found.mask.data, inner)
+
+
+def test_the_background_is_what_most_of_the_six_faces_have(head):
+    """Also where one pair of faces has nothing of it."""
+    scan, inner = head
+    data = np.where(inner, scan.data, -2.0)
+    data[[0, -1]] = 7.0
+    assert _background(data) == -2.0
+    assert _background(np.asfortranarray(data).transpose(1, 2, 0)) == -2.0
 
 
 def test_a_head_on_exact_zeros_is_not_taken_for_stripped(head):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from brainmets.preprocess import brain_quality
 from brainmets.preprocess.brain_quality import (
     agreement_notes,
     bright_spots,
@@ -142,6 +143,7 @@ def test_blobs_just_outside_are_counted_and_placed(head):
         ((0, 0, 48.0), 2.2, (1, 1, 1)),  # too far out
         ((0, 0, 38.0), 3.0, (1, 1, 1)),  # goes on inside the mask: the model sees it
         ((0, 0, 43.0), 2.0, (6, 1, 1)),  # a vessel
+        ((0, 0, 43.0), 2.2, (4, 4, 1)),  # dura
         ((0, 0, 43.0), 0.8, (1, 1, 1)),  # noise
         ((0, 0, 47.0), 5.0, (1, 1, 1)),  # goes on into the scalp
     ],
@@ -154,3 +156,10 @@ def test_nothing_is_looked_for_across_thick_slices(head):
     scan, mask = with_spot(head, (0, 0, 42.75), 2.2)
     thick = Volume(scan.data, Grid(scan.data.shape, np.diag([1.5, 1.5, 5.0, 1.0])))
     assert bright_spots(thick, mask) == ()
+
+
+def test_what_is_too_large_for_a_spot_is_none(head, monkeypatch):
+    one = with_spot(head, (0, 0, 42.75), 2.2)
+    assert len(bright_spots(*one)) == 1
+    monkeypatch.setattr(brain_quality, "SPOT_MM3", (4.0, 20.0))
+    assert bright_spots(*one) == ()

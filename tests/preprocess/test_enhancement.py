@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from brainmets.errors import GridMismatchError
-from brainmets.preprocess.enhancement import SEEN, enhancement
+from brainmets.preprocess.enhancement import SEEN, _averaged, enhancement
 from brainmets.simulate.anatomy import embedded_head
 from brainmets.simulate.examination import simulate
 from brainmets.volume import AxisOrder, Volume, reorient
@@ -82,3 +82,14 @@ def test_a_simulated_head_is_told_with_from_without(seed):
     for given in (True, False):
         made = simulate(head, np.random.default_rng(seed), lesions=0, contrast=given)
         assert (enhancement(made.scan, made.brain) >= SEEN) is given
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("times", [(1, 1, 1), (2, 3, 1), (3, 2, 4)])
+def test_averaging_is_over_whole_blocks(times, order):
+    data = np.asarray(np.random.default_rng(0).standard_normal((13, 12, 9)), np.float32, order)
+    blocks = [n // t for n, t in zip(data.shape, times, strict=True)]
+    cut = data[tuple(slice(n * t) for n, t in zip(blocks, times, strict=True))]
+    sides = [side for pair in zip(blocks, times, strict=True) for side in pair]
+    expected = cut.reshape(sides).mean(axis=(1, 3, 5))
+    np.testing.assert_allclose(_averaged(data, np.array(times)), expected, atol=1e-6)

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -270,6 +271,7 @@ def test_what_is_left_out_changes_neither_the_head_nor_the_metastases(anatomy, l
     assert less.plans == whole.plans
     np.testing.assert_array_equal(less.head.labels, whole.head.labels)
     np.testing.assert_array_equal(less.mask.data, whole.mask.data)
+    assert (less.scan.data != whole.scan.data).any()
 
 
 def test_sinuses_left_out_do_not_enhance(anatomy):
@@ -317,3 +319,10 @@ def test_what_is_left_out_is_noted_in_the_folder(map_path, tmp_path):
     assert "without sinuses vessels" in (out / "simulation.txt").read_text()
     with pytest.raises(CohortError, match="other settings"):
         simulate_cohort(out, cases=1, seed=5, anatomies=[map_path])
+
+
+def test_a_cohort_without_vessels_has_other_scans_and_the_same_truth(cohort, map_path, tmp_path):
+    simulate_cohort(tmp_path, cases=1, seed=5, anatomies=[map_path], without=[Ingredient.VESSELS])
+    mask, scan = (Path("sim-0000") / name for name in ("mask.nii.gz", "t1c.nii.gz"))
+    assert (tmp_path / mask).read_bytes() == (cohort / mask).read_bytes()
+    assert (tmp_path / scan).read_bytes() != (cohort / scan).read_bytes()

@@ -31,7 +31,7 @@ def test_cores_lie_in_the_brain_apart_from_lesions_that_are_there(seed):
     taken[40:48, 20:30, 20:30] = True
     _, cores = pasted(seed, taken=taken)
     assert not (cores & ~BRAIN).any()
-    assert not (cores & ndimage.binary_dilation(taken, iterations=2)).any()
+    assert not (cores & ndimage.binary_dilation(taken, iterations=3)).any()
 
 
 def test_fluid_and_what_takes_up_contrast_are_no_place_to_begin():
@@ -85,8 +85,40 @@ def test_what_is_far_from_them_stays_and_most_are_brighter_than_white_matter():
 def test_the_scans_noise_goes_on_across_a_metastasis():
     quiet = np.where(DISTANCE < 10, 60.0, np.where(BRAIN, 200.0, 0)).astype(np.float32)
     (noisy, cores), (smooth, _) = pasted(2), pasted(2, quiet)
+    deep = ndimage.binary_erosion(cores, iterations=2)
     grain = ndimage.laplace(noisy - smooth)
-    assert grain[cores].std() > 0.3 * grain[BRAIN & ~cores].std()
+    assert deep.sum() > 20
+    assert grain[deep].std() > 0.3 * grain[BRAIN & ~cores].std()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_metastases_lie_apart_from_one_another(seed):
+    first, both = (pasted(seed, count=count)[1] for count in (1, 2))
+    assert not (first & ~both).any()
+    assert not (both & ~first & ndimage.binary_dilation(first, iterations=3)).any()
+
+
+def test_sizes_are_in_mm():
+    def volumes(spacing_mm):
+        cores = [
+            paste(head(), BRAIN, np.zeros(SHAPE, bool), 1, np.random.default_rng(n),
+                  spacing_mm=spacing_mm)[1]
+            for n in range(40)
+        ]  # fmt: skip
+        return np.median([c.sum() for c in cores if c.any()]) * spacing_mm**3
+
+    assert 1 / 3 < volumes(1.0) / volumes(0.5) < 3  # 8 if they were in voxels
+    assert volumes(1.0) < 600  # most are small, as in patients
+
+
+def test_around_some_white_matter_darkens():
+    darker = 0
+    for seed in range(20):
+        image, cores = pasted(seed, count=1)
+        away = ndimage.distance_transform_edt(~cores) if cores.any() else np.zeros(SHAPE)
+        ring = (away > 2.5) & (away < 4.5) & (DISTANCE > 12) & (DISTANCE < 23)
+        darker += bool(ring.any() and np.median(image[ring]) < 192)
+    assert 3 <= darker <= 17
 
 
 @pytest.mark.parametrize("brain", [np.zeros(SHAPE, bool), DISTANCE < 3])

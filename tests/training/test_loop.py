@@ -507,3 +507,27 @@ def test_a_run_does_not_resume_from_another_start(cases, tmp_path):
     train(cases, ARCHITECTURE, TRAINING, checkpoint, start=first, until=2)
     with pytest.raises(ConfigError, match="other settings"):
         train(cases, ARCHITECTURE, TRAINING, checkpoint, start=second)
+
+
+def test_validation_patches_hold_no_pasted_metastases(cases, tmp_path, monkeypatch):
+    asked, drawn_ahead = {}, loop.drawn_ahead
+
+    def noted(of, training, *words):
+        asked.setdefault(tuple(case.case_id for case in of), []).append(training.paste_share)
+        return drawn_ahead(of, training, *words)
+
+    monkeypatch.setattr(loop, "drawn_ahead", noted)
+    learnt, held_out = list(cases)[:-1], list(cases)[-1:]
+    pasting = replace(TRAINING, steps=1, paste_share=0.5)
+    train(learnt, ARCHITECTURE, pasting, tmp_path / "run.pt", validation=held_out)
+    assert set(asked[tuple(case.case_id for case in held_out)]) == {0.0}
+    assert set(asked[tuple(case.case_id for case in learnt)]) == {0.5}
+
+
+def test_a_run_begun_before_a_setting_existed_goes_on(cases, tmp_path):
+    whole = train(cases, ARCHITECTURE, TRAINING, tmp_path / "whole.pt")
+    train(cases, ARCHITECTURE, TRAINING, tmp_path / "old.pt", until=2)
+    saved = torch.load(tmp_path / "old.pt", weights_only=True)
+    del saved["settings"]["training"]["paste_share"]
+    torch.save(saved, tmp_path / "old.pt")
+    assert equal(train(cases, ARCHITECTURE, TRAINING, tmp_path / "old.pt"), whole)

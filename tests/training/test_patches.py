@@ -293,3 +293,39 @@ def test_lesions_that_are_there_keep_their_numbers_when_others_are_pasted():
             np.testing.assert_array_equal(after.labels[there], before.labels[there])
             added = after.labels[~there & (after.labels > 0)]
             assert not added.size or added.min() > before.labels.max()
+
+
+def pasted_and_not(case, steps):
+    """Crops of the same places, with metastases pasted and without."""
+    for step in range(steps):
+        without, with_them = (
+            draw([case] * 2, replace(TRAINING, paste_share=share, deform_share=0.0), step)
+            for share in (1e-12, 1.0)
+        )
+        yield from zip(without, with_them, strict=True)
+
+
+def test_what_is_pasted_is_seen_where_it_is_labelled_and_only_inside_the_brain():
+    case = with_brain()
+    half = np.where(np.indices((48, 48, 48))[1] < 24, -40, 40).astype(np.int8)
+    seen = 0
+    for before, after in pasted_and_not(replace(case, depth=half), 10):
+        changed = np.abs(after.image.astype(float) - before.image.astype(float))
+        assert changed[after.depth >= 0].max(initial=0) < 0.01
+        assert not after.labels[after.depth >= 0].any()
+        lesion = after.labels > 0
+        seen += lesion.sum() > 20 and np.median(changed[lesion]) > 0.3
+        assert len(np.unique(after.labels)) - 1 <= 20  # one to three, some of them in pieces
+    assert seen > 5
+
+
+def test_no_pasted_metastasis_becomes_background_for_want_of_numbers():
+    labels = np.zeros((48, 48, 48), np.uint8)
+    labels[0:2, 0:2, 0:2], labels[46:, 46:, 46:] = 254, 255
+    case = replace(with_brain(), labels=labels)
+    plain = replace(case, labels=np.zeros_like(labels))
+    for (_, after), (_, same) in zip(
+        pasted_and_not(case, 6), pasted_and_not(plain, 6), strict=True
+    ):
+        there = (same.labels > 0) & (after.image == same.image)
+        assert (after.labels[there] > 0).all()

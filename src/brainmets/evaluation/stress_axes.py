@@ -112,15 +112,16 @@ def _told_axis(name: str, values: Sequence[Fact | None]) -> ScanAxis:
     """
     there = [value for value in values if value is not None]
     numbers = [float(v) for v in there if isinstance(v, float)]
-    if len(numbers) == len(there) and len(set(numbers)) > FEW:
+    if len(numbers) == len(there) and len(set(numbers)) > 1:
         rest = [number for number in numbers if number > 0]
+        few = len(set(numbers)) <= FEW
         if min(numbers) == 0 and len(rest) <= 2 / 3 * len(numbers):
-            edges = [min(rest), float(np.median(rest))]
-            groups = ("0", *_between(edges[1:]))
-        else:
+            edges = [min(rest)] if few else [min(rest), float(np.median(rest))]
+            groups = ("0", "> 0") if few else ("0", *_between(edges[1:]))
+            return ScanAxis(name, groups, _binned_fact(name, edges, groups))
+        if not few:
             edges = sorted({float(x) for x in np.quantile(numbers, (1 / 3, 2 / 3))})
-            groups = _between(edges)
-        return ScanAxis(name, groups, _binned_fact(name, edges, groups))
+            return ScanAxis(name, _between(edges), _binned_fact(name, edges, _between(edges)))
     groups = tuple(dict.fromkeys(_words(v) for v in sorted(there, key=lambda v: (str(type(v)), v))))
     return ScanAxis(name, groups, lambda case: _words(case.facts.get(name)))
 

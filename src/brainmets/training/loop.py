@@ -197,8 +197,9 @@ def train(  # noqa: PLR0913  # what to train, on what, where, and whom to tell
     if checkpoint.is_file():
         _resume(state, checkpoint, settings)
     batches = range(VALIDATION_BATCHES if validation else 0)
+    as_they_are = replace(training, paste_share=0.0)
     held_out = HeldOut(
-        tuple(drawn_ahead(validation, training, batches, workers, device)),
+        tuple(drawn_ahead(validation, as_they_are, batches, workers, device)),
         spread(validation, training.validation_cases), recipe, tiling,
     )  # fmt: skip
     started, first = time.monotonic(), state.step
@@ -533,7 +534,8 @@ def _save(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None:
 
 def _resume(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None:
     saved: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    if saved["settings"] != settings:
+    of_then = saved["settings"]["training"]  # settings that are newer than it have their defaults
+    if saved["settings"] | {"training": to_mapping(Training()) | of_then} != settings:
         raise ConfigError(
             f"{checkpoint.name}: holds a run of other settings or cases; "
             "choose another output, or delete it to start over"

@@ -137,8 +137,9 @@ def _pasted(
     count = int(rng.integers(1, MOST_PASTED + 1))
     painted, cores = paste(image, depth < 0, labels > 0, count, rng, spacing_mm=SPACING_MM)
     numbered, _ = ndimage.label(cores, np.ones((3, 3, 3)))
-    labels = np.where(cores, numbered + labels.max(initial=0), labels).astype(labels.dtype)
-    return painted.astype(image.dtype), labels
+    most = np.iinfo(labels.dtype).max  # as in the store, lesions beyond share the last number
+    new = np.minimum(numbered + int(labels.max(initial=0)), most)
+    return painted.astype(image.dtype), np.where(cores, new, labels).astype(labels.dtype)
 
 
 def _regions(labels: Array, training: Training) -> Array | None:
