@@ -184,3 +184,32 @@ def test_a_block_of_2_voxels_a_side_is_right_in_bfloat16(lean_way):
             loss = block(x, lean=lean_way).float().square().mean()
         (slope,) = torch.autograd.grad(loss, block.conv1.weight)
         assert (slope - exact).norm() < 0.1 * exact.norm()
+
+
+def test_a_block_that_ends_at_2_voxels_a_side_is_right_in_bfloat16():
+    torch.manual_seed(0)
+    block = unet.BasicBlock(64, 128, 2).to(memory_format=torch.channels_last_3d)
+    x = volume(64, (4, 4, 4), kind=torch.float32).detach()
+    weights = [block.conv1.weight, block.conv2.weight, block.downsample[0].weight]
+    exact = torch.autograd.grad(block(x).square().mean(), weights)
+    for _ in range(6):
+        spoil_memory()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = block(x).float().square().mean()
+        found = torch.autograd.grad(loss, weights)
+        for one, other in zip(found, exact, strict=True):
+            assert (one - other).norm() < 0.1 * other.norm() + 1e-4
+
+
+def test_some_input_channels_of_2_voxels_a_side_are_right_in_bfloat16():
+    torch.manual_seed(0)
+    conv = nn.Conv3d(192, 128, 3, padding=1, bias=False)
+    x = volume(128, (2, 2, 2), kind=torch.float32).detach()
+    part = slice(128)
+    (exact,) = torch.autograd.grad(convolved(conv, x, part).square().mean(), conv.weight)
+    for _ in range(6):
+        spoil_memory()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = convolved(conv, x, part).float().square().mean()
+        (found,) = torch.autograd.grad(loss, conv.weight)
+        assert (found - exact).norm() < 0.02 * exact.norm()

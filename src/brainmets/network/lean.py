@@ -67,36 +67,39 @@ def first_convolved(conv: nn.Conv3d, x: Tensor) -> Tensor:
     return exact.to(rounded)
 
 
-def plain(conv: nn.Conv3d, x: Tensor) -> Tensor:
+def plain(conv: nn.Conv3d, x: Tensor, channels: slice = slice(None)) -> Tensor:
     """A convolution as PyTorch computes it, in float32 where its bfloat16 cannot be trusted.
 
     On a CPU, the weight gradient in bfloat16 of as few as 2³ voxels holds memory that nobody wrote
     (PyTorch 2.13, oneDNN): finite, infinite or right, as it happens.
     """
-    if not _is_too_small(x):
-        usual: Tensor = conv(x)
-        return usual
+    if not _is_too_small(conv, x):
+        return _convolved(conv, x, channels)
     with torch.autocast("cpu", enabled=False):
-        exact: Tensor = conv(x.to(conv.weight.dtype))
+        exact = _convolved(conv, x.to(conv.weight.dtype), channels)
     return exact.to(torch.get_autocast_dtype("cpu"))
 
 
-def _is_too_small(x: Tensor) -> bool:
+def _is_too_small(conv: nn.Conv3d, x: Tensor) -> bool:
     in_bf16 = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    return in_bf16 and min(x.shape[2:]) < FEWEST
+    return in_bf16 and min(x.shape[2:]) <= (FEWEST - 1) * conv.stride[0]
+
+
+def _convolved(conv: nn.Conv3d, x: Tensor, channels: slice) -> Tensor:
+    if channels == slice(None):
+        usual: Tensor = conv(x)
+        return usual
+    weight = conv.weight[:, channels]
+    return functional.conv3d(
+        x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
+    )
 
 
 def convolved(conv: nn.Conv3d, x: Tensor, channels: slice = slice(None)) -> Tensor:
     """A convolution, with some of its input channels; what can be made again is not kept."""
-    if channels == slice(None) and (_recipe(x) is None or _is_too_small(x)):
-        return plain(conv, x)
-    weight = conv.weight[:, channels]
-    return _forgetful(
-        lambda: functional.conv3d(
-            x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
-        ),
-        x,
-    )
+    if _is_too_small(conv, x) or (channels == slice(None) and _recipe(x) is None):
+        return plain(conv, x, channels)
+    return _forgetful(lambda: _convolved(conv, x, channels), x)
 
 
 def _forgetful(function: Callable[[], Tensor], x: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm3d(out)
         self.conv2 = _conv(out, out)
         self.bn2 = nn.BatchNorm3d(out)
-        self.downsample: nn.Module | None = None
+        self.downsample: nn.Sequential | None = None
         if stride != 1 or into != out:
             self.downsample = nn.Sequential(_conv(into, out, 1, stride), nn.BatchNorm3d(out))
 
@@ -60,7 +60,10 @@ class BasicBlock(nn.Module):
 
         What is computed again as a whole need not be ``lean``.
         """
-        shortcut = x if self.downsample is None else self.downsample(x)
+        shortcut = x
+        if self.downsample is not None:
+            conv, norm = self.downsample
+            shortcut = norm(plain(conv, x))  # type: ignore[arg-type]
         x = normalised(self.bn1, plain(self.conv1, x))
         x = convolved(self.conv2, x) if lean else plain(self.conv2, x)
         return functional.relu(self.bn2(x) + shortcut)

@@ -19,7 +19,6 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from brainmets.errors import VolumeError
-from brainmets.io import nifti
 from brainmets.volume import Volume, to_nearest_ras
 
 Labels = npt.NDArray[np.int16]
@@ -89,6 +88,8 @@ def read_anatomy(path: Path) -> Anatomy:
             CSF are missing.
         ReadError: the file cannot be read.
     """
+    from brainmets.io import nifti  # prepared cohorts are trained on without its reader
+
     volume = to_nearest_ras(nifti.read_labels(path))
     if max(abs(s - 1) for s in volume.grid.spacing_mm) > 0.05:
         raise VolumeError(

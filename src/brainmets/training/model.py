@@ -311,11 +311,12 @@ def train_model(
         plan.name, plan.architecture, plan.recipe, plan.tiling, DecisionRule(),
         _as_stored(weights), {}, plan.card,
     )  # fmt: skip
-    engine = torch_engine(bundle, device)
+    bundle = replace(bundle, example=_example(prepared, torch_engine(bundle, device)))
+    engine = _exact_engine(bundle, device)
     ended = {} if until is None else {"ended_at_step": min(until, plan.settings.steps)}
     tuned, figures = _tuned(plan, bundle, engine, tell, held_out)
     card = {**plan.card, "limits": LIMITS, **_history(plan), **figures, **begun, **ended}
-    write(replace(tuned, card=card, example=_example(prepared, engine)), out)
+    write(replace(tuned, card=card), out)
     bundle = read(out)
     write_report(
         bundle, {"training": plan.training, "validation": plan.validation, "test": plan.test},
@@ -338,6 +339,13 @@ def _prepared(
         cohort, plan.recipe, work / ENTRIES, target_labels=plan.target_labels,
         workers=workers, progress=tell.preparing,
     )  # fmt: skip
+
+
+def _exact_engine(bundle: Bundle, device: str) -> Engine:
+    """Float32, for choosing and scoring: on a CPU OpenVINO where it is installed, for its speed."""
+    from brainmets.network.choice import Wanted, choose_engine
+
+    return choose_engine(bundle, Wanted(device=device, precision="f32"))[0]
 
 
 def _tuned(
@@ -464,7 +472,7 @@ def retune(
         raise CohortError("no case with a mask to choose the decision rule on")
     require_writable(out.parent)
     tell = listeners or Listeners()
-    model = Model(bundle, torch_engine(bundle, choose_device(device).type))
+    model = Model(bundle, _exact_engine(bundle, choose_device(device).type))
     chosen = tune(
         validation, model, tell.validating, target_labels=target_labels,
         false_positives=false_positives,
