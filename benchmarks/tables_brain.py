@@ -138,13 +138,9 @@ def _brain_times(rows: list[dict[str, Any]]) -> str:
     ]
     note = (
         "Scan of 1 mm in memory to mask, float32, each in a process of its own; median of three "
-        "calls after "
-        "the first. SynthStrip: a network of its shape, trained briefly by `brainmets models "
-        "train-extractor "
-        "--design synthstrip`. Official weights: not run; `brainmets models fetch synthstrip`, "
-        "then `python "
-        "benchmarks/brain.py --parts time --synthstrip FILE`. bfloat16: not run, the processor has"
-        " no unit for it."
+        "calls after the first. SynthStrip: a network of its shape, whose weights are of no "
+        "account for the time. Official weights: not run; `brainmets models fetch synthstrip`, "
+        "then `python benchmarks/brain.py --parts time --synthstrip FILE`."
     )
     header = ["extractor", "voxels", "seconds", "first call", "peak memory, MB"]
     return f"{note}\n\n{table(header, shown)}"
