@@ -53,16 +53,18 @@ TRAINING = (
     "with random weights, and are far too short to be of use or to tell losses apart."
 )
 ABLATION = (
-    "Each arm is one training from random weights on 40 simulated scans of label maps 01–14, on "
-    "one thread, {minutes} minutes in the median; every sixth scan chose its rule. Scored on "
-    "{test_cases} whole simulations of maps 17–20, with 95 % bootstrap intervals over scans, "
-    "paired for differences from the first row. An ingredient is left out of all scans that an "
-    "arm learns from, heads and metastases staying the same. A 2D ResNet-34 to start from was "
-    "trained on slices of the same scans by `benchmarks/flat_encoder.py`; ImageNet's weights: not "
-    "run. The last columns are of the {scans} real scans with contrast whose tumours are known, "
-    "nothing tuned on them. All of these models are far too little trained to be of use: what an "
-    "arm changes here need not be what it changes at full length, and one training differs from "
-    "another by its seed as the second row does from the first."
+    "Each arm is one training on 40 simulated scans of label maps 01–14, from random weights "
+    "unless told, 500 steps of two patches of 96³ unless told, on one thread, {minutes} minutes "
+    "in the median; every sixth scan chose its rule. Scored on {test_cases} whole simulations of "
+    "maps 17–20, with 95 % bootstrap intervals over scans, paired for differences from the first "
+    "row. An ingredient is left out of all scans that an arm learns from, heads and metastases "
+    "staying the same. A 2D ResNet-34 to start from was trained on slices of the same scans by "
+    "`benchmarks/flat_encoder.py`; ImageNet's weights: not run. The last columns are of the "
+    "{scans} real scans with contrast whose tumours are known, nothing tuned on them. All of "
+    "these models are far too little trained to be of use: what an arm changes here need not be "
+    "what it changes at full length. And the second row, the same training with another seed, "
+    "differs from the first by more than any arm does, so none of these differences can be told "
+    "from chance."
 )
 INT8 = (
     "With `--precision int8`, {cases_with_the_same_lesions} of {cases} simulated scans of "
