@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ def write(name: str, value: Any) -> Path:
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     result = {
-        "command": " ".join(["python", *map(_relative, sys.argv)]),
+        "command": shlex.join(["python", *map(_relative, sys.argv)]),
         "commit": commit(),
         "machine": _machine(),
         "value": value,

@@ -1,4 +1,4 @@
-"""What the trainer's parts and the simulator's ingredients are worth: whole trainings, told apart.
+"""What the trainer's parts and the simulator's ingredients are worth: whole trainings, compared.
 
 40 simulated cases of label maps 01–14 to learn from (every sixth chooses the rule), 24 of label
 maps 17–20 to test on. A training is the command as a user gives it, on one thread, two at a time.
@@ -137,7 +137,7 @@ def main() -> None:
     if given.score:
         _score(given.work, given.score[0], int(given.score[1]), real=given.table == "ablation")
         return
-    arms = {n: arm for n, arm in TABLES[given.table].items() if n in (given.arms or (n,))}
+    arms = {name: TABLES[given.table][name] for name in given.arms or TABLES[given.table]}
     given.work.mkdir(parents=True, exist_ok=True)
     for left_out in sorted({arm.without or "" for arm in arms.values()}):
         _cohorts(given.work, left_out)
