@@ -2,6 +2,8 @@
 
 import math
 import operator
+import time
+from threading import Event
 
 import pytest
 
@@ -51,6 +53,33 @@ def test_threads_run_every_job_and_raise_its_error(count, monkeypatch):
     assert sorted(done) == list(range(7))
     with pytest.raises(ZeroDivisionError):
         concurrency.on_threads(lambda job: 1 / job, [1, 0])
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_what_runs_meanwhile_gives_its_result_or_its_error(count, monkeypatch):
+    monkeypatch.setenv(concurrency.THREADS, count)
+    with concurrency.meanwhile(lambda: 3) as result:
+        pass
+    assert result() == 3
+    with concurrency.meanwhile(lambda: 1 / 0) as result:
+        pass
+    with pytest.raises(ZeroDivisionError):
+        result()
+
+
+def test_it_runs_beside_the_body_and_has_ended_after_it(monkeypatch):
+    monkeypatch.setenv(concurrency.THREADS, "2")
+    started, done = Event(), []
+
+    def job():
+        started.set()
+        time.sleep(0.2)
+        done.append(1)
+
+    with concurrency.meanwhile(job):
+        assert started.wait(60)
+        assert done == []
+    assert done == [1]
 
 
 def test_the_number_of_threads_is_as_told(monkeypatch):

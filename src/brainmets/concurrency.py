@@ -81,5 +81,19 @@ def on_threads(function: Callable[[Job], None], jobs: Sequence[Job]) -> None:
             pass
 
 
+@contextmanager
+def meanwhile(function: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
+    """Run a function on a thread of its own beside the body of a ``with``.
+
+    What is given returns the result, or raises what the function raised; by the body's end
+    the function has ended. Where one thread is all that is allowed it runs when it is asked.
+    """
+    if threads() == 1:
+        yield function
+        return
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(function).result
+
+
 def _one_thread() -> None:
     use_threads(1)

@@ -1,8 +1,26 @@
-"""How much memory this process holds at its peak."""
+"""How much memory this process holds at its peak, and how little it keeps of what is freed."""
 
+import ctypes
 import resource
 import sys
 from pathlib import Path
+
+MMAP_THRESHOLD = -3
+"""glibc's number for the size from which memory comes from the system, not from its heap."""
+LARGE_BYTES = 8 << 20
+
+
+def return_what_is_freed() -> None:
+    """Let large arrays go back to the system the moment they are freed (``man 3 mallopt``).
+
+    glibc raises the size from which it does so up to 32 MiB as it goes, and keeps what is
+    smaller for itself: a fifth of what a scan takes. Of the whole process, so for commands
+    to call, not for functions; nothing happens where the library is not glibc.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def peak_mb() -> int:

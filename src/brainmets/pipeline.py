@@ -8,6 +8,7 @@ from typing import Any
 
 import brainmets
 from brainmets.cohort import Scan, stem
+from brainmets.concurrency import meanwhile
 from brainmets.config import to_mapping
 from brainmets.errors import ConfigError
 from brainmets.inference.predict import calibrated, predict
@@ -159,22 +160,24 @@ def analyse(
     brain = find_brain(scan.volume, brain_mask, extractor)
     told("prepare", 0, 1)
     grow = brain.extractor != "already stripped"
-    prepared = prepare(scan.volume, brain.mask, model.bundle.recipe, grow=grow)
-    told("predict", 0, 1)
-    tiles = predict(
-        prepared,
-        model.engine,
-        model.bundle.tiling,
-        largest_vox=model.largest_vox,
-        progress=lambda done, total: told("predict", done, total),
-    )
+    with meanwhile(lambda: check_contrast(scan, brain.mask)) as contrast:
+        prepared = prepare(scan.volume, brain.mask, model.bundle.recipe, grow=grow)
+        told("predict", 0, 1)
+        tiles = predict(
+            prepared,
+            model.engine,
+            model.bundle.tiling,
+            largest_vox=model.largest_vox,
+            progress=lambda done, total: told("predict", done, total),
+        )
     told("restore", 0, 1)
     probability = restore(tiles, prepared)
+    del tiles, prepared
     told("lesions", 0, 1)
     mask = find(probability, model.bundle.rule)
     probability = calibrated(probability, model.bundle.temperature)
     lesions = measure(mask, probability=probability, brain=brain.mask)
-    checks = (*check_scan(scan), check_contrast(scan, brain.mask), *brain_checks(brain))
+    checks = (*check_scan(scan), contrast(), *brain_checks(brain))
     provenance = _provenance(brain, model)
     return Report(name, scan, mask, lesions, checks, probability, brain.mask, provenance)
 

@@ -112,6 +112,7 @@ def predict(
     from brainmets.apps.terminal import say_memory
     from brainmets.batch import predict_cases
     from brainmets.concurrency import use_threads
+    from brainmets.memory import return_what_is_freed
     from brainmets.network.cost import Timed
     from brainmets.pipeline import load_model
     from brainmets.preprocess.brain import Extractor
@@ -120,6 +121,7 @@ def predict(
     extractor = Extractor(brain_extractor.value, synthstrip_weights, engine.value).at_hand()
     cases = cases_of(inputs, brain_mask, series=series, id_from=id_from)
     use_threads(threads)
+    return_what_is_freed()
     with case_watch(screen, len(cases)) as watch:
         loaded = load_model(
             model, device.value, engine=engine.value, precision=precision.value,

@@ -51,14 +51,15 @@ def predict(
     ]
     x, y, z = (side.stop - side.start for side in tiles[0])
     weights = gaussian_weights((x, y, z))
-    mean, weight = np.zeros((2, *(side.stop - side.start for side in prepared.box)), np.float32)
+    result = np.zeros(data.shape, np.float32)
+    mean = result[prepared.box]
+    weight = np.zeros_like(mean)
     for done, tile in enumerate(tiles, start=1):
         probability = _run(engine, read_tile(data, tile))
         _blend(mean, weight, probability, weights, _in_box(tile, prepared.box))
         if progress is not None:
             progress(done, len(tiles))
-    result = np.zeros(data.shape, np.float32)
-    result[prepared.box] = np.where(brain[prepared.box], mean, np.float32(0))
+    mean[~brain[prepared.box]] = 0
     return prepared.volume.with_data(result)
 
 

@@ -32,9 +32,11 @@ from brainmets.network.ensemble import engine_of
 PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}
 INT8 = "int8"
 """Of the layers of full resolution; the others have the best of ``PRECISIONS``."""
-GRAPHS = 2
+GRAPHS = 3
 """Raised whenever a graph changes, so that compiled models of older ones are left alone."""
 SHA256_BYTES = 32
+WHOLE_SHARE = 1e-3
+"""How far a sum in 8 bits may be off."""
 MOST_BYTES = 2 << 30
 """Of compiled models in the cache."""
 
@@ -104,6 +106,14 @@ class Compiled:
         """Load the network for a shape, or compile and keep it."""
         if shape not in self._ready:
             self._ready[shape] = self._load(shape).create_infer_request()
+
+    def release(self) -> None:
+        """Give memory back between uses; what is kept on disk is loaded again in no time."""
+        for shape, request in tuple(self._ready.items()):
+            if self.path(shape).is_file():
+                del self._ready[shape]
+            else:
+                request.get_compiled_model().release_memory()
 
     def path(self, shape: Shape) -> Path:
         """Where the compiled model of a shape is kept."""
@@ -226,16 +236,16 @@ def openvino_engine(
             f"{bundle.name} holds nothing for int8; `brainmets models quantise` adds it"
         )
     core()
-    is_int8 = chosen == INT8
-    rest = best_precision() if is_int8 else chosen
+    int8 = whole_numbers() if chosen == INT8 else 0
+    rest = best_precision() if int8 else chosen
 
     def make(member: Bundle) -> OpenVinoEngine:
         """One network."""
         compiled = Compiled(
-            lambda shape: unet_graph(member, shape, int8=is_int8),
-            weights_identity(member, int8=is_int8), rest, folder,
+            lambda shape: unet_graph(member, shape, int8=int8),
+            weights_identity(member, int8=int8), rest, folder,
         )  # fmt: skip
-        return OpenVinoEngine(f"openvino cpu {'int8, ' if is_int8 else ''}{PRECISIONS[rest]}",
+        return OpenVinoEngine(f"openvino cpu {'int8, ' if int8 else ''}{PRECISIONS[rest]}",
                               compiled)  # fmt: skip
 
     return engine_of(bundle, make)
@@ -283,12 +293,30 @@ def watching_engine(bundle: Bundle, *, folder: Path | None = None) -> Watching:
 
 
 def default_precision(bundle: Bundle) -> str:
-    """What ``auto`` stands for here."""
-    has_int8 = "INT8" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return INT8 if has_int8 and bundle.int8 and bundle.int8.is_default else best_precision()
+    """What ``auto`` stands for here: int8 only with as many whole numbers as it was measured."""
+    from brainmets.network.openvino_graph import WHOLE_NUMBERS
+
+    wanted = bundle.int8 is not None and bundle.int8.is_default
+    return INT8 if wanted and whole_numbers() == WHOLE_NUMBERS else best_precision()
 
 
-def weights_identity(bundle: Bundle, *, int8: bool = False) -> str:
+@lru_cache(maxsize=1)
+def whole_numbers() -> int:
+    """Up to which the weights of layers in 8 bits may go on this processor: tried, not looked up.
+
+    What a processor is said to have is not what oneDNN uses (``ONEDNN_MAX_CPU_ISA``).
+    """
+    from brainmets.network.openvino_graph import FEWER, HEADROOM, WHOLE_NUMBERS, largest_sums
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    model = core().compile_model(largest_sums(WHOLE_NUMBERS), "CPU", settings)
+    request = model.create_infer_request()
+    request.infer([np.full((1, 16, 8, 8, 8), HEADROOM, np.float32)])
+    share = float(request.get_output_tensor(0).data.ravel()[0])
+    return WHOLE_NUMBERS if abs(share - 1) < WHOLE_SHARE else FEWER
+
+
+def weights_identity(bundle: Bundle, *, int8: int = 0) -> str:
     """SHA-256 of the weights and the architecture, whether the bundle was read or made."""
     digest = hashlib.sha256(repr(bundle.architecture).encode())
     for name, tensor in sorted(bundle.weights.items()):
@@ -296,7 +324,7 @@ def weights_identity(bundle: Bundle, *, int8: bool = False) -> str:
         digest.update(f"{name} {values.dtype} {values.shape}".encode())
         digest.update(values.data)
     if int8 and bundle.int8:
-        digest.update(repr(sorted(bundle.int8.largest.items())).encode())
+        digest.update(f"{int8} {sorted(bundle.int8.largest.items())}".encode())
     return digest.hexdigest()
 
 

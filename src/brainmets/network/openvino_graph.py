@@ -26,8 +26,10 @@ COUNTER = "num_batches_tracked"
 """A tensor of PyTorch's batch normalisation that has no part in inference."""
 LAST = ("decoder.4.conv1", "decoder.4.conv2", "head")
 """Layers whose input has full resolution and many channels: those that are computed in int8."""
-HEADROOM = 1.5
+HEADROOM = 1.25
 """How far beyond the largest value seen 8 bits reach."""
+WHOLE_NUMBERS, FEWER = 127, 64
+"""Up to which the weights go in 8 bits; the fewer where sums of two products are cut off."""
 LEAST = 0.02
 """Of the largest channel: what a channel's largest value counts for at least."""
 STAGES = ((1, 3), (2, 4), (4, 6), (8, 3))
@@ -151,14 +153,15 @@ def scaling_of(int8: Int8, skipped: int) -> Scaling:
 
 
 def unet_graph(
-    bundle: Bundle, shape: tuple[int, int, int], *, int8: bool = False, watched: bool = False
+    bundle: Bundle, shape: tuple[int, int, int], *, int8: int = 0, watched: bool = False
 ) -> "Model":
     """The bundle's network with sigmoid: (1, channels, X, Y, Z) → (1, 1, X, Y, Z) probabilities.
 
     Args:
         bundle: the model.
         shape: X, Y, Z: multiples of 32.
-        int8: whether the layers ``LAST`` are computed in 8 bits; the bundle says how.
+        int8: up to which whole number the weights of the layers ``LAST`` go, which are then
+            computed in 8 bits as the bundle says; 0: they are not.
         watched: whether the largest value of each channel that reaches those layers is given
             too, as further outputs.
 
@@ -237,7 +240,7 @@ def _decoder(
     sizes: list[int],
     width: int,
     *,
-    int8: bool = False,
+    int8: int = 0,
 ) -> tuple[Node, list[Node]]:
     """Five doublings of resolution; ``skips`` and their ``sizes`` from fine to coarse.
 
@@ -255,7 +258,8 @@ def _decoder(
         for layer, shape in ((1, (outputs, joined)), (2, (outputs, outputs))):
             seen.append(x)
             folded = weights.normalised(f"{name}.conv{layer}", f"{name}.bn{layer}", shape)
-            x = op.relu(_convolution(x, *folded, int8=int8 and f"{name}.conv{layer}" in LAST))
+            eight = int8 if f"{name}.conv{layer}" in LAST else 0
+            x = op.relu(_convolution(x, *folded, int8=eight))
         deep, inputs = x, outputs
     return deep, seen
 
@@ -316,13 +320,11 @@ def _plain(weights: Weights, name: str, shape: tuple[int, int]) -> tuple[Array, 
     return kernel, weights.take(f"{name}.bias", shape[:1])
 
 
-def _convolution(
-    x: Node, kernel: Array, bias: Array, *, stride: int = 1, int8: bool = False
-) -> Node:
+def _convolution(x: Node, kernel: Array, bias: Array, *, stride: int = 1, int8: int = 0) -> Node:
     """A convolution; in 8 bits its input, not negative, reaches to ``HEADROOM``.
 
-    Its weights then take the whole numbers to 64 of 127: processors without VNNI add two products
-    in 16 bits, and larger sums would be cut off without a word.
+    Its weights then take the whole numbers to ``int8``. Processors without VNNI add two products
+    in 16 bits, and cut larger sums than those of ``FEWER`` off without a word.
     """
     from openvino import opset13 as op
 
@@ -332,10 +334,26 @@ def _convolution(
         top = np.float32(HEADROOM)
         x = op.fake_quantize(x, np.float32(0), top, np.float32(0), top, 256)
         largest = np.abs(kernel).max((1, 2, 3, 4), keepdims=True)
-        most = np.maximum(127 / 64 * largest, np.finfo(np.float32).tiny).astype(np.float32)
+        reach = WHOLE_NUMBERS / int8 * largest
+        most = np.maximum(reach, np.finfo(np.float32).tiny).astype(np.float32)
         weight = op.fake_quantize(weight, -most, most, -most, most, 255)
     shift = op.constant(bias.astype(np.float32).reshape(1, -1, 1, 1, 1))
     return op.add(op.convolution(x, weight, [stride] * 3, pad, pad, [1] * 3), shift)
+
+
+def largest_sums(whole_numbers: int) -> "Model":
+    """One convolution in 8 bits: from inputs at their largest, its sums over what they should be.
+
+    (1, 16, 8, 8, 8) → one number, 1 where nothing is cut off. All weights are alike, which makes
+    the sums of two products as large as they get.
+    """
+    import openvino as ov
+    from openvino import opset13 as op
+
+    image = op.parameter([1, 16, 8, 8, 8], np.float32)
+    sums = _convolution(image, np.ones((8, 16, 3, 3, 3)), np.zeros(8), int8=whole_numbers)
+    least = op.reduce_max(sums, np.arange(5))
+    return ov.Model([op.divide(least, op.constant(np.float32(HEADROOM * 16 * 27)))], [image])
 
 
 def _doubled(x: Node) -> Node:

@@ -30,6 +30,10 @@ class OpenVinoStrip:
         found = self.compiled(blocks_of(image, self.sizes.block))
         return voxels_of(found, self.sizes.block)
 
+    def release(self) -> None:
+        """Give memory back until the next image comes."""
+        self.compiled.release()
+
 
 def openvino_strip(sizes: StripSizes, weights: Tensors, identity: str) -> OpenVinoStrip:
     """The network with these weights; compiled when the first image comes.

@@ -108,6 +108,9 @@ class SynthStrip(nn.Module):
         with torch.inference_mode():
             return np.asarray(self(batch)[0].numpy(), np.float32)
 
+    def release(self) -> None:
+        """Keep what is there: PyTorch holds the weights alone between images."""
+
 
 def add_upsampled_convolution(total: Tensor, image: Tensor, weight: Tensor) -> Tensor:
     """Add to ``total`` a 3³ convolution of ``image`` upsampled to the nearest, in place.

@@ -258,6 +258,7 @@ def _strip_with_builtin(turned: Volume, engine: str = "auto") -> tuple[Mask, tup
     """Mask of a scan in nearest-RAS order, and what is doubtful about it."""
     network, card = builtin(engine)
     surfaces = find_surfaces(turned, network, float(card["spacing_mm"]))
+    network.release()
     border = float(card["border_mm"])
     notes = (
         *field_notes(surfaces.brain, border),
@@ -382,6 +383,10 @@ class Network(Protocol):
         """(x, y, z), 0…1 → (fields, x, y, z), mm."""
         ...
 
+    def release(self) -> None:
+        """Give memory back until the next image comes."""
+        ...
+
 
 @dataclass
 class _Careful:
@@ -409,6 +414,9 @@ class _Careful:
         LOG.warning("warning: OpenVINO failed in the brain extractor (%s); torch is used", reason)
         self.network, self.engine = builtin("torch")[0], "torch"
         return self.network.distances(image)
+
+    def release(self) -> None:
+        self.network.release()
 
 
 @lru_cache(maxsize=2)

@@ -59,13 +59,13 @@ def prepare(volume: Volume, brain_mask: Volume, recipe: Recipe, *, grow: bool = 
         VolumeError: an empty or tiny brain mask, or the same grey value throughout it.
     """
     require_same_grid(volume.grid, brain_mask.grid, "scan and brain mask")
-    image = resample(to_nearest_ras(volume), recipe.spacing_mm)
     inside = brain_mask.with_data(np.asarray(brain_mask.data > 0))
-    share = resample(to_nearest_ras(inside), recipe.spacing_mm)
-    brain = share.with_data(share.data >= 0.5)
+    brain = resample(to_nearest_ras(inside), recipe.spacing_mm)
+    brain = brain.with_data(brain.data >= 0.5)
     _require_brain(brain)
     if grow:
         brain = grown(brain, recipe.brain_margin_mm)
+    image = resample(to_nearest_ras(volume), recipe.spacing_mm)
     scores = normalise(image, brain, recipe.clip_z)
     return Prepared(scores, brain, bounding_box(brain.data), volume.grid)
 
