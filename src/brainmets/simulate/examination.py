@@ -21,7 +21,7 @@ from brainmets.simulate.metastases import Plan, carve_cavity, paint, plan_metast
 from brainmets.simulate.scanner import Protocol, acquire, acquire_truth, draw_protocol
 from brainmets.volume import Volume
 
-VERSION = 2
+VERSION = 3
 """Raised when the same seed gives other images."""
 NOTE = "simulation.txt"
 """What the folder's cohort was made from, so that two never mix."""

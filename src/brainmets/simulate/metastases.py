@@ -29,6 +29,8 @@ KINDS = {
 }  # fmt: skip
 HOLLOW = ("ring", "cystic", "mixed", "garland")
 LARGEST_VOX = 70
+ROUGHNESS_MM = (0.2, 1.1)
+"""Of a lesion's surface, at the nodes of noise about 2 mm apart; less below 6 mm."""
 SINUSES = (
     Structure.SAGITTAL_SINUS,
     Structure.TRANSVERSE_SINUS,
@@ -162,7 +164,10 @@ def _allowed(head: Anatomy, box: tuple[slice, ...], diameter_mm: float) -> Mask:
 def shape_of(
     plan: Plan, box: tuple[slice, ...], rng: np.random.Generator
 ) -> tuple[Field, npt.NDArray[np.float32]]:
-    """Signed distance (mm, negative inside) to a lumpy ellipsoid, and noise for its rim."""
+    """Signed distance (mm, negative inside) to a lumpy ellipsoid, and noise for its rim.
+
+    Its surface is rough by about a millimetre, as that of outlined metastases is.
+    """
     axes = np.ogrid[box]
     turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
     stretch = np.exp(rng.normal(0, 0.18, 3))
@@ -176,6 +181,9 @@ def shape_of(
     noise = smooth_noise(shape, scale, rng)
     lumps = rng.uniform(0.04, 0.26) * noise if plan.diameter_mm > 4 else 0.05 * noise
     distance = (np.sqrt(squared) - 1 + lumps) * plan.diameter_mm / 2
+    (other,) = rng.spawn(1)  # leaves the draws that follow as they are
+    rough = other.uniform(*ROUGHNESS_MM) * min(1, plan.diameter_mm / 6)
+    distance += rough * smooth_noise(shape, other.uniform(1.3, 2.5), other)
     return distance.astype(np.float32), smooth_noise(shape, max(3, plan.diameter_mm / 4), rng)
 
 
