@@ -5,9 +5,10 @@ import resource
 import sys
 from pathlib import Path
 
-MMAP_THRESHOLD = -3
-"""glibc's number for the size from which memory comes from the system, not from its heap."""
-LARGE_BYTES = 8 << 20
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""glibc's numbers for what its heap may keep at its end, and for the size from which memory comes
+from the system instead."""
+KEPT_BYTES, LARGE_BYTES = 32 << 20, 8 << 20
 
 
 def return_what_is_freed() -> None:
@@ -20,6 +21,7 @@ def return_what_is_freed() -> None:
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
+            mallopt(TRIM_THRESHOLD, KEPT_BYTES)  # else small arrays would go back too, and be slow
             mallopt(MMAP_THRESHOLD, LARGE_BYTES)
 
 

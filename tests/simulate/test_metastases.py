@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from brainmets.simulate import metastases
 from brainmets.simulate.anatomy import FIRST_EXTRACEREBRAL, Anatomy, read_anatomy
 from brainmets.simulate.contrast import GREY, WHITE, Style, render
 from brainmets.simulate.metastases import (
@@ -13,11 +14,13 @@ from brainmets.simulate.metastases import (
     KINDS,
     SINUSES,
     Plan,
+    box_of,
     carve_cavity,
     draw,
     paint,
     plan_metastases,
     push_aside,
+    shape_of,
 )
 from label_heads import write_label_map
 
@@ -251,3 +254,28 @@ def test_nothing_moves_without_pressure_nor_outside_the_brain(head):
     outside = (head.labels[box] == 0) | (head.labels[box] >= FIRST_EXTRACEREBRAL)
     np.testing.assert_allclose(moved[outside], distance[outside], atol=1e-3)
     assert (moved <= distance + 1e-3)[distance > 1].all()
+
+
+@pytest.mark.parametrize("diameter_mm", [2.0, 5.0, 9.0, 14.0, 25.0])
+def test_a_metastasis_is_one_piece_without_holes_and_of_its_size(diameter_mm):
+    plan = Plan((40, 40, 40), diameter_mm, "solid", 2.0)
+    box = box_of(plan, (81, 81, 81))
+    sizes = []
+    for seed in range(8):
+        inside = shape_of(plan, box, np.random.default_rng(seed))[0] < 0
+        assert ndimage.label(inside)[1] == 1
+        assert not (ndimage.binary_fill_holes(inside) & ~inside).any()
+        sizes.append(np.count_nonzero(inside))
+    assert np.mean(sizes) == pytest.approx(np.pi / 6 * diameter_mm**3, rel=0.25)
+
+
+def test_the_draws_that_follow_a_shape_do_not_depend_on_its_roughness(monkeypatch):
+    plan = Plan((20, 20, 20), 8.0, "solid", 2.0)
+    box = box_of(plan, (41, 41, 41))
+    numbers = []
+    for rough in ((0.2, 1.1), (0.0, 0.0)):
+        monkeypatch.setattr(metastases, "ROUGHNESS_MM", rough)
+        rng = np.random.default_rng(5)
+        shape_of(plan, box, rng)
+        numbers.append(rng.random())
+    assert numbers[0] == numbers[1]

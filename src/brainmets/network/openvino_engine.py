@@ -32,7 +32,7 @@ from brainmets.network.ensemble import engine_of
 PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}
 INT8 = "int8"
 """Of the layers of full resolution; the others have the best of ``PRECISIONS``."""
-GRAPHS = 3
+GRAPHS = 4
 """Raised whenever a graph changes, so that compiled models of older ones are left alone."""
 SHA256_BYTES = 32
 WHOLE_SHARE = 1e-3
@@ -95,24 +95,27 @@ class Compiled:
     def outputs(self, image: Array, count: int) -> list[Array]:
         """The first outputs for (channels, X, Y, Z), each in memory of its own."""
         shape = (image.shape[1], image.shape[2], image.shape[3])
-        self.make_ready(shape)
+        request = self.make_ready(shape)
         batch = np.ascontiguousarray(image[None], np.float32)
-        request = self._ready[shape]
         request.infer([batch], share_inputs=True)
         tensors = (request.get_output_tensor(number) for number in range(count))
         return [np.array(tensor.data[0], np.float32) for tensor in tensors]
 
-    def make_ready(self, shape: Shape) -> None:
-        """Load the network for a shape, or compile and keep it."""
-        if shape not in self._ready:
-            self._ready[shape] = self._load(shape).create_infer_request()
+    def make_ready(self, shape: Shape) -> Any:
+        """Load the network for a shape, or compile and keep it; give what runs it."""
+        request = self._ready.get(shape)
+        if request is None:
+            request = self._ready[shape] = self._load(shape).create_infer_request()
+        return request
 
     def release(self) -> None:
         """Give memory back between uses; what is kept on disk is loaded again in no time."""
         for shape, request in tuple(self._ready.items()):
-            if self.path(shape).is_file():
-                del self._ready[shape]
-            else:
+            with suppress(OSError):  # a folder that may not even be looked into
+                if self.path(shape).is_file():
+                    self._ready.pop(shape, None)
+                    continue
+            with suppress(RuntimeError):  # another thread uses it
                 request.get_compiled_model().release_memory()
 
     def path(self, shape: Shape) -> Path:
@@ -225,7 +228,7 @@ def openvino_engine(
         ConfigError: OpenVINO is not installed, an unknown precision, or int8 of a model that
             holds nothing for it.
     """
-    from brainmets.network.openvino_graph import unet_graph
+    from brainmets.network.openvino_graph import WHOLE_NUMBERS, unet_graph
 
     chosen = default_precision(bundle) if precision == "auto" else precision
     if chosen not in (INT8, *PRECISIONS):
@@ -238,6 +241,7 @@ def openvino_engine(
     core()
     int8 = whole_numbers() if chosen == INT8 else 0
     rest = best_precision() if int8 else chosen
+    bits = {0: "", WHOLE_NUMBERS: "int8, "}.get(int8, "int8 of 7 bits, ")
 
     def make(member: Bundle) -> OpenVinoEngine:
         """One network."""
@@ -245,8 +249,7 @@ def openvino_engine(
             lambda shape: unet_graph(member, shape, int8=int8),
             weights_identity(member, int8=int8), rest, folder,
         )  # fmt: skip
-        return OpenVinoEngine(f"openvino cpu {'int8, ' if int8 else ''}{PRECISIONS[rest]}",
-                              compiled)  # fmt: skip
+        return OpenVinoEngine(f"openvino cpu {bits}{PRECISIONS[rest]}", compiled)
 
     return engine_of(bundle, make)
 
@@ -318,13 +321,16 @@ def whole_numbers() -> int:
 
 def weights_identity(bundle: Bundle, *, int8: int = 0) -> str:
     """SHA-256 of the weights and the architecture, whether the bundle was read or made."""
+    from brainmets.network.openvino_graph import HEADROOM, LEAST
+
     digest = hashlib.sha256(repr(bundle.architecture).encode())
     for name, tensor in sorted(bundle.weights.items()):
         values = np.ascontiguousarray(tensor)
         digest.update(f"{name} {values.dtype} {values.shape}".encode())
         digest.update(values.data)
     if int8 and bundle.int8:
-        digest.update(f"{int8} {sorted(bundle.int8.largest.items())}".encode())
+        said = (int8, HEADROOM, LEAST, sorted(bundle.int8.largest.items()))
+        digest.update(repr(said).encode())
     return digest.hexdigest()
 
 

@@ -26,7 +26,7 @@ COUNTER = "num_batches_tracked"
 """A tensor of PyTorch's batch normalisation that has no part in inference."""
 LAST = ("decoder.4.conv1", "decoder.4.conv2", "head")
 """Layers whose input has full resolution and many channels: those that are computed in int8."""
-HEADROOM = 1.25
+HEADROOM = 1.1
 """How far beyond the largest value seen 8 bits reach."""
 WHOLE_NUMBERS, FEWER = 127, 64
 """Up to which the weights go in 8 bits; the fewer where sums of two products are cut off."""

@@ -217,11 +217,15 @@ class Surfaces:
 
 
 def find_surfaces(turned: Volume, network: "Network", spacing_mm: float) -> Surfaces:
-    """Run the built-in network on a scan and on its mirror image, and average the two."""
+    """Run the built-in network on a scan and on its mirror image, and average the two.
+
+    The network gives its memory back afterwards.
+    """
     coarse = resample(turned, spacing_mm)
     image = scale_array(np.asarray(coarse.data, np.float32))
     found = _distances(network, image)
     other = _distances(network, image[::-1])[:, ::-1]
+    network.release()
     mean = (found + other) / 2
     near = np.abs(mean[0]) < NEAR_MM
     apart = float(np.abs(found[0] - other[0])[near].mean()) if near.any() else FAR_MM
@@ -258,7 +262,6 @@ def _strip_with_builtin(turned: Volume, engine: str = "auto") -> tuple[Mask, tup
     """Mask of a scan in nearest-RAS order, and what is doubtful about it."""
     network, card = builtin(engine)
     surfaces = find_surfaces(turned, network, float(card["spacing_mm"]))
-    network.release()
     border = float(card["border_mm"])
     notes = (
         *field_notes(surfaces.brain, border),
@@ -268,10 +271,10 @@ def _strip_with_builtin(turned: Volume, engine: str = "auto") -> tuple[Mask, tup
 
 
 def tissue_mask(volume: Volume) -> Volume:
-    """The brain without the fluid around it (ventricles and narrow sulci inside), bool.
+    """The brain without the fluid around it (ventricles, sulci and fissures inside), bool.
 
     By the built-in extractor. The rest of the line never uses it: lesions at the surface
-    may lie outside. It is what segmentations of brain structures call the brain.
+    may lie outside. It is what masks without the outer fluid call the brain.
 
     Raises:
         VolumeError: a constant image, or no brain found.

@@ -184,7 +184,20 @@ def shape_of(
     (other,) = rng.spawn(1)  # leaves the draws that follow as they are
     rough = other.uniform(*ROUGHNESS_MM) * min(1, plan.diameter_mm / 6)
     distance += rough * smooth_noise(shape, other.uniform(1.3, 2.5), other)
-    return distance.astype(np.float32), smooth_noise(shape, max(3, plan.diameter_mm / 4), rng)
+    rim_noise = smooth_noise(shape, max(3, plan.diameter_mm / 4), rng)
+    return _one_piece(distance.astype(np.float32)), rim_noise
+
+
+def _one_piece(distance: Field) -> Field:
+    """Without what a rough surface sheds: islands go, closed holes are filled; in place."""
+    inside = distance < 0
+    pieces, count = ndimage.label(inside)
+    if count > 1:
+        largest = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
+        distance[inside & ~largest] = 0.5
+        inside = largest
+    distance[ndimage.binary_fill_holes(inside) & ~inside] = -0.5
+    return distance
 
 
 def signal_of(
