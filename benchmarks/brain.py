@@ -33,6 +33,7 @@ from brainmets.preprocess.brain import (
     tissue_mask,
 )
 from brainmets.preprocess.brain_quality import (
+    CUT_SHARE,
     bright_spots,
     crossed_share,
     edge_contact,
@@ -129,6 +130,7 @@ def _scan_row(target: Target, options: argparse.Namespace) -> dict[str, Any]:
         "dice": {k: round(dice(found[k], mask.data), 4) for k, mask in masks.items()},
         "litres": round(brain.mask.data.sum() * scan.grid.voxel_volume_mm3 / 1e6, 3),
         "warnings": list(brain.notes),
+        "reference_is_cut": edge_contact(to_nearest_ras(masks[target.kind]).data) > CUT_SHARE,
     }
     wanted = target.name in COMPARED or not target.name.startswith("map_")
     other = mindgrab.cached(target.name, scan, options.cache, compute=options.mindgrab and wanted)

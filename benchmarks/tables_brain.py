@@ -116,7 +116,8 @@ def _brain_perturbed(rows: list[dict[str, Any]], whole: list[dict[str, Any]]) ->
         [name, count[fell, True], count[fell, False]]
         for name, fell in (("Dice fell by more than 0.02", True), ("it did not", False))
     ]
-    warned = sum(bool(row["warnings"]) for row in whole)
+    warned = [row for row in whole if row["warnings"]]
+    cut = [row for row in warned if row["reference_is_cut"]]
     detail = [
         [r["scan"], r["perturbation"], r["dice_before"], r["dice"], r["fall"], r["recall"],
          "; ".join(r["warnings"]) or None]
@@ -125,7 +126,8 @@ def _brain_perturbed(rows: list[dict[str, Any]], whole: list[dict[str, Any]]) ->
     header = ["scan", "perturbation", "Dice before", "Dice", "fall", "recall", "warnings"]
     parts = [
         table(["perturbed heads", "warning", "no warning"], crossed),
-        f"Unperturbed heads with a warning: {warned} of {len(whole)}.",
+        f"Unperturbed heads with a warning: {len(warned)} of {len(whole)}; in {len(cut)} of them "
+        "the field of view does cut the brain, by the reference mask too.",
         table(header, detail),
     ]
     return "\n\n".join(parts)

@@ -11,8 +11,10 @@ from scipy.ndimage import binary_closing, binary_fill_holes, generate_binary_str
 from brainmets.errors import ConfigError, ReadError
 from brainmets.network.synthstrip import StripSizes
 from brainmets.preprocess.brain import load_synthstrip
-from brainmets.training import extractor, extractor_scores
+from brainmets.training import extractor, extractor_scores, synthetic_heads
+from brainmets.training.chance import Chance
 from brainmets.training.extractor import (
+    MISS_COST,
     Design,
     Schedule,
     distance_loss,
@@ -74,27 +76,28 @@ def test_brain_is_one_solid_object_that_ends_below_the_stem():
     assert not brain[:, :, :5].any()
 
 
-def test_tissue_leaves_out_the_fluid_around_and_keeps_ventricles_and_narrow_sulci():
+def test_tissue_leaves_out_the_fluid_around_and_keeps_ventricles_and_fissures():
     labels = label_map().astype(np.int16)
     labels[38:42, 40:50, 38:44] = 4  # a ventricle
-    labels[30:33, 20:70, 54:64] = 24  # a sulcus 3 mm wide
-    labels[50:60, 20:70, 54:64] = 24  # a fissure 10 mm wide
+    labels[30:40, 20:70, 54:64] = 24  # a fissure 10 mm wide
     tissue = tissue_of(labels)
     assert tissue[40, 45, 40]
-    assert tissue[31, 45, 58]
-    assert not tissue[55, 45, 60]
+    assert tissue[35, 45, 56]
+    assert not tissue_of(labels, 2.0)[35, 45, 56]
     assert not tissue[16, 45, 42]  # outer fluid
     assert not (tissue & ~brain_of(labels)).any()
 
 
-def test_tissue_is_what_a_plain_closing_gives():
+@pytest.mark.parametrize("radius", [2, 4])
+def test_tissue_is_what_a_plain_closing_gives(radius):
     """Against scipy's closing by a digital ball of the same radius."""
     labels = label_map().astype(np.int16)
     labels[30:33, 20:70, 54:64] = 24
-    mask = np.isin(labels, (2, 16))
-    ball = np.sum(np.square(np.indices((5, 5, 5)) - 2), axis=0) <= 4
-    expected = binary_fill_holes(binary_closing(mask, ball))
-    np.testing.assert_array_equal(tissue_of(labels), expected)
+    mask = np.pad(np.isin(labels, (2, 16)), radius)
+    side = 2 * radius + 1
+    ball = np.sum(np.square(np.indices((side,) * 3) - radius), axis=0) <= radius**2
+    expected = binary_fill_holes(binary_closing(mask, ball))[(slice(radius, -radius),) * 3]
+    np.testing.assert_array_equal(tissue_of(labels, radius), expected)
     assert generate_binary_structure(3, 1).sum() == 7  # the core is found with 6 neighbours
 
 
@@ -121,10 +124,35 @@ def test_examples_have_the_shape_and_range_that_the_network_expects(heads):
         assert not drawn.image[drawn.seen == 0].any()
 
 
-def test_tissue_never_lies_outside_brain_and_csf(heads):
+@pytest.mark.parametrize("amount", [-3.0, 0.0, 5.0])
+def test_tissue_never_lies_outside_brain_and_csf(heads, amount, monkeypatch):
+    monkeypatch.setattr(synthetic_heads, "_pull", lambda mm, *_: amount * fading(mm))
     for number in range(4):
         brain, tissue = example(heads, FRAME, 3, number).distances
         assert (tissue >= brain - 0.5).all()
+
+
+def fading(brain_mm):
+    return (1 - brain_mm.abs() / FURTHEST_MM).clamp_min(0)
+
+
+def test_a_brain_that_draws_back_leaves_fluid_and_its_dura_where_they_were(heads, monkeypatch):
+    """The further it does, the less tissue; neither brain + CSF nor what is outside changes."""
+    scenes = []
+    for amount in (0.0, 2.0, 5.0):
+        monkeypatch.setattr(synthetic_heads, "_pull", lambda mm, *_, by=amount: by * fading(mm))
+        chance = Chance(4)
+        monkeypatch.setattr(chance, "happens", lambda _probability: True)
+        scenes.append(synthetic_heads._pose(heads[0], Frame((40, 40, 40), 2.0), chance))
+    outside = scenes[0].distances[0] > 2
+    for scene in scenes[1:]:
+        assert torch.equal(scene.distances[0], scenes[0].distances[0])
+        assert torch.equal(scene.tissue[:, outside], scenes[0].tissue[:, outside])
+    tissue, fluid = ([s.share(name).sum().item() for s in scenes] for name in ("white", "csf"))
+    assert tissue[0] > tissue[1] > tissue[2]
+    assert fluid[0] < fluid[1] < fluid[2]
+    surfaces = [(scene.distances[1] < 0).sum().item() for scene in scenes]
+    assert surfaces[0] > surfaces[1] > surfaces[2]
 
 
 def test_a_wandering_window_is_centred_on_the_surface(heads):
@@ -185,7 +213,20 @@ def test_loss_is_0_for_the_truth_and_ignores_what_is_not_seen():
     seen = (torch.arange(20) < 15).float().view(1, 1, 20)
     wrong = torch.where(seen > 0, distance, 99.0)
     assert distance_loss(wrong, distance, seen) == 0
-    assert distance_loss(distance + 1, distance, seen).item() == pytest.approx(1, abs=0.1)
+    tissue_alone = distance + torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
+    assert distance_loss(tissue_alone, distance, seen).item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_brain_drawn_too_small_costs_more_than_one_drawn_too_large():
+    """So that the outer quantile is learnt: of errors 0 to 12 mm, what three quarters are below."""
+    true = torch.linspace(0, 12, 121).view(1, 121, 1, 1)
+    seen = torch.ones(121, 1, 1)
+    guesses = torch.arange(0, 12, 0.25)
+    costs = [distance_loss(torch.full_like(true, g), true, seen).item() for g in guesses]
+    weight = 1 + 4 * torch.exp(-true.flatten() / 3)
+    below = weight.cumsum(0) / weight.sum()
+    expected = true.flatten()[int((below >= 1 / (1 + MISS_COST)).nonzero()[0, 0])]
+    assert guesses[int(np.argmin(costs))].item() == pytest.approx(expected.item(), abs=0.25)
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"learning_rate": 0}, {"precision": "f64"}])

@@ -1,10 +1,11 @@
 """Head label maps as the extractor learns from them: tissues, and distances to two surfaces.
 
 A brain has two surfaces. *Brain + CSF* is all that lies inside the dura; it is the contract
-of the mask that the rest of the line uses. *Tissue* is the brain's own surface, ventricles
-and narrow sulci inside, as segmentations of brain structures draw it.
+of the mask that the rest of the line uses. *Tissue* is the brain's own outline, ventricles,
+sulci and fissures inside, as masks of brains without the fluid around them draw it.
 """
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,8 @@ HINDBRAIN = (7, 8, 16, 46, 47)
 """Cerebellum and brain stem, which end where the spinal canal begins."""
 OUTER_CSF = 24
 """Fluid around the brain; the ventricles have labels of their own."""
-SULCUS_MM = 2.0
-"""Sulci up to twice as wide lie inside the tissue surface."""
+SULCUS_MM = 8.0
+"""Sulci and fissures up to twice as wide lie inside the tissue surface."""
 
 TISSUES: dict[str, tuple[int, ...]] = {
     "air": (0,),
@@ -71,12 +72,15 @@ class Head:
         tissue: uint8 index into :data:`NAMES`, 1 mm voxels, shape (X, Y, Z).
         distances: signed distances (mm) to brain + CSF and to tissue, on every second voxel
             of a box, shape (2, x, y, z).
+        outward: the way out of brain + CSF, unit vectors on the same voxels, shape
+            (3, x, y, z); 0 where the distance is clamped or has no slope.
         box_start: the box's first voxel in ``tissue``.
         centre: centre of the brain in voxels of ``tissue``.
     """
 
     tissue: Tensor
     distances: Tensor
+    outward: Tensor
     box_start: tuple[int, int, int]
     centre: tuple[float, float, float]
 
@@ -106,10 +110,12 @@ def _read_head(path: Path) -> Head:
     masks = (brain[box], tissue_of(labels)[box])
     fine = torch.from_numpy(np.stack([signed_distance(mask) for mask in masks]))
     coarse = functional.avg_pool3d(fine[None], 2)[0]
+    slopes = torch.stack(torch.gradient(coarse[0].clamp(-FURTHEST_MM, FURTHEST_MM)))
     start, centre = low.tolist(), where.mean(0).tolist()
     return Head(
         torch.from_numpy(_tissue_table()[np.clip(labels, 0, 999)]),
         coarse,
+        functional.normalize(slopes, dim=0),
         (start[0], start[1], start[2]),
         (centre[0], centre[1], centre[2]),
     )
@@ -129,9 +135,9 @@ def brain_of(labels: npt.NDArray[np.int16]) -> Mask:
 
 
 def tissue_of(labels: npt.NDArray[np.int16], sulcus_mm: float = SULCUS_MM) -> Mask:
-    """The brain's own surface (1 mm, nearest-RAS order): all but the fluid around it.
+    """The brain's own outline (1 mm, nearest-RAS order): all but the fluid around it.
 
-    Ventricles lie inside; so do sulci up to twice ``sulcus_mm`` wide.
+    Ventricles lie inside; so do sulci and fissures up to twice ``sulcus_mm`` wide.
     """
     tissue = (labels > 0) & (labels < FIRST_EXTRACEREBRAL) & (labels != OUTER_CSF)
     return _one_object(tissue, sulcus_mm)
@@ -149,10 +155,11 @@ def _one_object(mask: Mask, gap_mm: float) -> Mask:
 
 def _closed(mask: Mask, core: npt.NDArray[np.integer], gap_mm: float) -> Mask:
     largest = core == np.bincount(core[core > 0]).argmax()
-    padded = np.pad(mask & binary_dilation(largest, iterations=3), 4)
+    edge = math.ceil(gap_mm) + 1
+    padded = np.pad(mask & binary_dilation(largest, iterations=3), edge)
     grown = distance_transform_edt(~padded) <= gap_mm
     closed = binary_fill_holes(distance_transform_edt(grown) > gap_mm)
-    return np.asarray((closed | padded)[4:-4, 4:-4, 4:-4])
+    return np.asarray((closed | padded)[(slice(edge, -edge),) * 3])
 
 
 def signed_distance(mask: Mask) -> npt.NDArray[np.float32]:

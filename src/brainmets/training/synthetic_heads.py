@@ -19,7 +19,7 @@ from brainmets.network.synthstrip import scale_intensity
 from brainmets.training.chance import Chance
 from brainmets.training.head_contrast import Scene, paint
 from brainmets.training.head_scanner import acquire
-from brainmets.training.heads import FURTHEST_MM, Head
+from brainmets.training.heads import FURTHEST_MM, NAMES, Head
 
 SHIFT_MM = (15.0, 25.0, 35.0)
 """How far the brain's centre may lie from the window's, to each side."""
@@ -79,7 +79,7 @@ def _gain(chance: Chance) -> float:
 
 
 def _pose(head: Head, frame: Frame, chance: Chance) -> Scene:
-    """Turn, scale, bend and shift a head.
+    """Turn, scale, bend and shift a head; in every second one the brain draws back from the dura.
 
     Two points within each voxel are looked up, on a random diagonal about its centre.
     """
@@ -92,10 +92,42 @@ def _pose(head: Head, frame: Frame, chance: Chance) -> Scene:
     points = (matrix @ points.view(3, -1)).view_as(points) + start.view(3, 1, 1, 1)
     signs = torch.tensor([1.0 if chance.happens(0.5) else -1.0 for _ in range(3)])
     diagonal = (matrix @ signs * frame.spacing_mm / 4).view(3, 1, 1, 1)
-    tissue = torch.stack([_nearest(head.tissue, points + d) for d in (diagonal, -diagonal)])
     in_box = (points - torch.tensor(head.box_start).view(3, 1, 1, 1) - 0.5) / 2
-    distances = (_linear(head.distances, in_box) * zoom).clamp(-FURTHEST_MM, FURTHEST_MM)
+    distances = _linear(head.distances, in_box)
+    if chance.happens(0.5):
+        outward = _linear(head.outward, in_box)
+        pull = _pull(distances[0], frame, chance)
+        pulled = _linear(head.distances, in_box + outward * pull / 2)[1]
+        distances[1] = torch.maximum(pulled, distances[0])
+        across = (outward * diagonal).sum(0)
+        tissue = torch.stack([
+            _pulled(head, points + side * diagonal, distances[0] + side * across, outward, pull)
+            for side in (1, -1)
+        ])  # fmt: skip
+    else:
+        tissue = torch.stack([_nearest(head.tissue, points + d) for d in (diagonal, -diagonal)])
+    distances = (distances * zoom).clamp(-FURTHEST_MM, FURTHEST_MM)
     return Scene(tissue, distances, frame.spacing_mm)
+
+
+def _pull(brain_mm: Tensor, frame: Frame, chance: Chance) -> Tensor:
+    """How far (mm of the head) the brain has drawn back from its dura at each voxel.
+
+    Most at the surface, unevenly; nothing at :data:`FURTHEST_MM`. Negative: a full brain.
+    """
+    amount = chance.uniform(-1.5, 5)
+    unevenness = 1 + 0.6 * chance.field(frame.shape, 60 / frame.spacing_mm)[0]
+    fading = (1 - brain_mm.abs() / (FURTHEST_MM - 1)).clamp_min(0)
+    return amount * unevenness.clamp(0, 2) * fading
+
+
+def _pulled(head: Head, points: Tensor, brain_mm: Tensor, outward: Tensor, pull: Tensor) -> Tensor:
+    """Tissue at ``points`` after the brain has drawn back; fluid fills what it leaves."""
+    outside = brain_mm >= 0
+    source = points + outward * torch.where(outside, 0, pull)
+    tissue = _nearest(head.tissue, source)
+    left = ~outside & (brain_mm + pull >= 0)
+    return torch.where(left, torch.tensor(NAMES.index("csf"), dtype=tissue.dtype), tissue)
 
 
 def _window_centre(head: Head, frame: Frame, matrix: Tensor, chance: Chance) -> Tensor:
