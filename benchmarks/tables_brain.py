@@ -126,8 +126,10 @@ def _brain_perturbed(rows: list[dict[str, Any]], whole: list[dict[str, Any]]) ->
     header = ["scan", "perturbation", "Dice before", "Dice", "fall", "recall", "warnings"]
     parts = [
         table(["perturbed heads", "warning", "no warning"], crossed),
-        f"Unperturbed heads with a warning: {len(warned)} of {len(whole)}; in {len(cut)} of them "
-        "the field of view does cut the brain, by the reference mask too.",
+        (
+            f"Unperturbed heads with a warning: {len(warned)} of {len(whole)}; in {len(cut)} of "
+            "them the field of view does cut the brain, by the reference mask too."
+        ),
         table(header, detail),
     ]
     return "\n\n".join(parts)

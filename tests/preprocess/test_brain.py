@@ -6,6 +6,7 @@ import torch
 from scipy.ndimage import binary_fill_holes, gaussian_filter, label
 
 from brainmets.errors import BundleError, ConfigError, GridMismatchError, VolumeError
+from brainmets.network.strip_sizes import StripSizes
 from brainmets.network.synthstrip import SynthStrip
 from brainmets.preprocess import brain
 from brainmets.preprocess.brain import _background, conform, extract_brain, given_mask
@@ -311,6 +312,37 @@ def test_a_choice_of_extractor_is_named_by_what_its_masks_depend_on(tmp_path, mo
     (tmp_path / "two.pt").write_bytes(b"2")
     chosen = [brain.Extractor("synthstrip", tmp_path / f"{n}.pt") for n in ("one", "two")]
     assert chosen[0].identity != chosen[1].identity
+
+
+class SeesTwoBrains:
+    """Stands in for a network that takes a neck far below for a second brain."""
+
+    sizes = StripSizes(levels=2, fields=2)
+
+    def distances(self, image):
+        """Two balls: a neck and a brain."""
+        axes = np.ogrid[tuple(slice(n) for n in image.shape)]
+        low, high = ((*((n - 1) / 2 for n in image.shape[:2]), z) for z in (25, 120))
+        away = [
+            np.sqrt(sum((a - c) ** 2 for a, c in zip(axes, centre, strict=True))) - radius
+            for centre, radius in ((low, 10), (high, 30))
+        ]
+        return np.repeat(np.minimum(*away).astype(np.float32)[None], 2, axis=0)
+
+    def release(self):
+        """Remember it."""
+        self.is_released = True
+
+
+@pytest.mark.parametrize(("spacing_mm", "pieces"), [(2.0, 1), (1.0, 2)])
+def test_what_lies_farther_off_than_training_reached_is_no_brain(spacing_mm, pieces):
+    affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1])
+    scan = Volume(np.zeros((64, 64, 160), np.float32), Grid((64, 64, 160), affine))
+    network = SeesTwoBrains()
+    found = brain.find_surfaces(scan, network, spacing_mm)
+    assert label(found.brain.data < 0)[1] == label(found.tissue.data < 0)[1] == pieces
+    assert found.mirrored == 0
+    assert network.is_released
 
 
 def test_tissue_needs_an_extractor_that_knows_it(head, monkeypatch):

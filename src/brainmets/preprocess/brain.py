@@ -51,6 +51,8 @@ EXTRACTORS = ("auto", "builtin", "synthstrip", "none")
 BRAIN_LITRES = (0.4, 2.3)
 """An object outside this range is no brain: from premature infants to the largest heads."""
 LOG = logging.getLogger(__name__)
+REACH_MM = 120.0
+"""No voxel of a brain lies farther from its centre; training images end about there."""
 FAR_MM = 100.0
 """Distance given to voxels that an extractor's field does not reach, as SynthStrip does."""
 
@@ -227,10 +229,26 @@ def find_surfaces(turned: Volume, network: "Network", spacing_mm: float) -> Surf
     other = _distances(network, image[::-1])[:, ::-1]
     network.release()
     mean = (found + other) / 2
+    mean[:, _beyond_reach(mean[0], spacing_mm)] = FAR_MM
     near = np.abs(mean[0]) < NEAR_MM
     apart = float(np.abs(found[0] - other[0])[near].mean()) if near.any() else FAR_MM
     tissue = coarse.with_data(mean[1]) if len(mean) > 1 else None
     return Surfaces(coarse.with_data(mean[0]), tissue, apart)
+
+
+def _beyond_reach(distance: Float32, spacing_mm: float) -> Mask:
+    """Voxels farther from the brain's centre than training images reach: neck and shoulders.
+
+    The network has never seen what lies there, and may take it for brain.
+    """
+    pieces, count = label(distance < 0)
+    if count == 0:
+        return np.zeros(distance.shape, bool)
+    sizes = np.bincount(pieces.ravel())[1:]
+    centre = np.argwhere(pieces == 1 + sizes.argmax()).mean(axis=0)
+    axes = np.ogrid[tuple(slice(n) for n in distance.shape)]
+    squares = sum((spacing_mm * (a - c)) ** 2 for a, c in zip(axes, centre, strict=True))
+    return np.asarray(squares > REACH_MM**2)
 
 
 def cut(distance: Volume, border_mm: float, grid: Grid) -> Mask:
