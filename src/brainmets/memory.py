@@ -8,7 +8,7 @@ from pathlib import Path
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """glibc's numbers for what its heap may keep at its end, and for the size from which memory comes
 from the system instead."""
-KEPT_BYTES, LARGE_BYTES = 32 << 20, 8 << 20
+KEPT_BYTES, LARGE_BYTES = 8 << 20, 8 << 20
 
 
 def return_what_is_freed() -> None:
