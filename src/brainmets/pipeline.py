@@ -26,9 +26,10 @@ from brainmets.volume import Volume, on_grid
 
 DEFAULT_MODEL = "starter"
 MAX_MEMORY_GB = 3.0
-LIBRARIES_MB = {"openvino": 610, "torch": 975}
+NETWORK_MB = {"bfloat16": 370, "float32": 740, "torch": 975}
 WEIGHT_BYTES = {"openvino": 18, "torch": 6}
-SCAN_BYTES_PER_VOXEL, BESIDE_BYTES_PER_VOXEL = 13.2, 16.0
+LIBRARIES_MB = 300
+READ_BYTES_PER_VOXEL, FOUND_BYTES_PER_VOXEL, BESIDE_BYTES_PER_VOXEL = 5.0, 12.0, 16.0
 """Measured: see :func:`expected_peak_mb`."""
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, steps done and steps in all."""
@@ -92,22 +93,28 @@ def largest_tile(bundle: Bundle, engine: str, max_memory_gb: float) -> int:
 def expected_peak_mb(model: Model, voxels: int, *, several: bool = False) -> int:
     """What one scan will take at most, as measured on scans of 7 to 105 million voxels (MiB).
 
-    Libraries and the brain extractor, the network's weights (in several copies while OpenVINO
-    compiles them) and its tile, and what is held of each voxel of the scan. On Linux with the
-    built-in extractor; a test holds it against the recorded figures.
+    The peak lies where the network runs: libraries, its weights (in several copies while OpenVINO
+    compiles them), its tile, the prepared scan, and the scan itself; or, in large scans, where
+    probabilities are back on the scan's voxels. On Linux with the built-in extractor; a test
+    holds it against the recorded figures.
 
     Args:
         model: with its engine.
         voxels: of the scan.
         several: whether another like it is read meanwhile, and another written.
     """
-    each = SCAN_BYTES_PER_VOXEL + (BESIDE_BYTES_PER_VOXEL if several else 0)
     engine = model.engine.name
     tile = max(model.bundle.tiling.tile_vox**3, model.largest_vox)
     network = tile * bytes_per_voxel(model.bundle.architecture, engine) * model.bundle.networks
     library = "openvino" if "openvino" in engine else "torch"
+    kind = (
+        next((k for k in NETWORK_MB if k in engine), "float32") if library != "torch" else library
+    )
     weights = WEIGHT_BYTES[library] * sum(values.size for values in model.bundle.weights.values())
-    return round(LIBRARIES_MB[library] + (weights + network + each * voxels) / 2**20)
+    beside = BESIDE_BYTES_PER_VOXEL * voxels if several else 0
+    running = NETWORK_MB[kind] + (network + READ_BYTES_PER_VOXEL * voxels) / 2**20
+    found = LIBRARIES_MB + FOUND_BYTES_PER_VOXEL * voxels / 2**20
+    return round(max(running, found) + (weights + beside) / 2**20)
 
 
 def _require_memory(bundle: Bundle, engine: str, largest: int, max_memory_gb: float) -> None:
@@ -162,14 +169,14 @@ def analyse(
     grow = brain.extractor != "already stripped"
     with meanwhile(lambda: check_contrast(scan, brain.mask)) as contrast:
         prepared = prepare(scan.volume, brain.mask, model.bundle.recipe, grow=grow)
-        told("predict", 0, 1)
-        tiles = predict(
-            prepared,
-            model.engine,
-            model.bundle.tiling,
-            largest_vox=model.largest_vox,
-            progress=lambda done, total: told("predict", done, total),
-        )
+    told("predict", 0, 1)
+    tiles = predict(
+        prepared,
+        model.engine,
+        model.bundle.tiling,
+        largest_vox=model.largest_vox,
+        progress=lambda done, total: told("predict", done, total),
+    )
     told("restore", 0, 1)
     probability = restore(tiles, prepared)
     del tiles, prepared
