@@ -15,7 +15,7 @@ from brainmets.training.chance import Chance
 from brainmets.training.heads import Head
 from brainmets.training.synthetic_heads import Example, Frame, draw
 
-BORDERS_MM = tuple(x / 8 for x in range(-8, 33))
+BORDERS_MM = tuple(x / 4 for x in range(-4, 17))
 MEASURED_IMAGES = 40
 TUNING_SEED, TESTING_SEED = 715, 1720
 RECALL = 0.995
