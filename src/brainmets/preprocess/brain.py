@@ -1,7 +1,7 @@
 """Which voxels of a head scan are brain and CSF.
 
 Three ways: the built-in extractor (a small network of SynthStrip's kind that works at
-3 mm), SynthStrip itself with its published weights, and none, for scans whose skull was
+2 mm), SynthStrip itself with its published weights, and none, for scans whose skull was
 taken off before. Each works along the scan's own axes in nearest-RAS order, so that
 flipping, permuting or tilting the array changes nothing in the patient.
 """

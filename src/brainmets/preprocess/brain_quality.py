@@ -20,10 +20,10 @@ SECOND_SHARE = 0.03
 NEAR_MM = 2.0
 """Distances are judged within this of the surface."""
 SLOPE = (0.45, 1.35)
-"""Median slope (mm per mm) of a distance field that knows where its surface is; 0.60 and 0.64 on
-the tuning heads with the built-in extractor, whose edges are soft."""
+"""Median slope (mm per mm) of a distance field that knows where its surface is. Set with an earlier
+extractor, whose edges were softer."""
 MIRRORED_MM = 1.0
-"""More than this between an image and its mirror image is a guess; 0.57 on tuning heads."""
+"""More than this between an image and its mirror image is a guess; 0.61 at most on tuning heads."""
 CROSSED_SHARE = 0.1
 """Share of the surface at which tissue may seem to lie outside brain + CSF."""
 
