@@ -6,6 +6,7 @@ import numpy as np
 
 from brainmets.cohort import Case
 from brainmets.io import nifti
+from brainmets.preprocess.brain import Brain
 from brainmets.training.store import LEVELS_MM, PreparedCase
 from phantoms import Ball, make_grid, make_head
 
@@ -31,6 +32,11 @@ def prepared_case(shape=(40, 44, 36), lesions=((20, 20, 18),), *, radius=3, seed
         tuple(lesions),
         ((0.0, 1.0),) * len(LEVELS_MM),
     )
+
+
+def all_is_brain(volume) -> Brain:
+    """In place of the built-in extractor, which rightly sees no brain in a head of 5 cm."""
+    return Brain(volume.with_data(np.ones(volume.data.shape, bool)), "builtin", "", None, ())
 
 
 def write_case(folder: Path, name: str, *, balls=BALLS, seed=0, row=None) -> Case:

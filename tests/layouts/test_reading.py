@@ -10,9 +10,10 @@ from brainmets.cohort import read_cohort
 from brainmets.errors import CohortError, ConfigError
 from brainmets.evaluation.paper.run import run_paper
 from brainmets.io import nifti
+from brainmets.training import preparing
 from brainmets.training.check import check_cohorts
 from brainmets.training.model import plan_training
-from training_cases import write_case
+from training_cases import all_is_brain, write_case
 
 
 def touch(folder, *names):
@@ -184,6 +185,7 @@ def test_oedema_and_cavities_of_brats_are_no_lesion(brats):
 
 
 def test_the_command_says_which_labels_are_lesion(brats, monkeypatch, capsys):
+    monkeypatch.setattr(preparing, "extract_brain", all_is_brain)
     words = ["brainmets", "cohort", "prepare", str(brats), "--work", str(brats / "work")]
     monkeypatch.setattr("sys.argv", words)
     with pytest.raises(SystemExit) as stopped:
@@ -212,6 +214,7 @@ def test_each_cohort_is_checked_by_its_own_layout(brats, tmp_path_factory):
 
 
 def test_labels_may_be_given_in_any_order(brats, monkeypatch):
+    monkeypatch.setattr(preparing, "extract_brain", all_is_brain)
     words = ["brainmets", "cohort", "prepare", str(brats), "--work", str(brats / "work")]
     monkeypatch.setattr("sys.argv", words)
     with pytest.raises(SystemExit):

@@ -10,10 +10,11 @@ from brainmets.apps import cli
 from brainmets.cohort import read_cohort
 from brainmets.config import Recipe
 from brainmets.io import nifti
+from brainmets.training import preparing
 from brainmets.training.model import FrozenSplit, plan_training
 from brainmets.training.preparing import prepare_cohort
 from brainmets.volume import Grid, Volume
-from training_cases import write_case
+from training_cases import all_is_brain, write_case
 
 
 @pytest.fixture
@@ -160,7 +161,8 @@ def test_the_split_command_freezes_what_training_obeys(folder, capsys):
     assert {c.case_id for c in folded.test} == {"a", "d", "g"}
 
 
-def test_what_was_prepared_is_what_training_uses(folder, capsys):
+def test_what_was_prepared_is_what_training_uses(folder, capsys, monkeypatch):
+    monkeypatch.setattr(preparing, "extract_brain", all_is_brain)
     work = folder / "work"
     assert run("cohort", "prepare", folder / "cohort.tsv", "--work", work) == 0
     assert "7 cases prepared" in capsys.readouterr().out
