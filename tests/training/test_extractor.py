@@ -218,7 +218,7 @@ def test_loss_is_0_for_the_truth_and_ignores_what_is_not_seen():
 
 
 def test_a_brain_drawn_too_small_costs_more_than_one_drawn_too_large():
-    """So that the outer quantile is learnt: of errors 0 to 12 mm, what three quarters are below."""
+    """So that the outer quantile is learnt: of distances 0 to 12 mm, what a quarter lies below."""
     true = torch.linspace(0, 12, 121).view(1, 121, 1, 1)
     seen = torch.ones(121, 1, 1)
     guesses = torch.arange(0, 12, 0.25)

@@ -27,7 +27,8 @@ def predict(
 
     Overlapping tiles are averaged with weights that fall off towards a tile's border. The
     mean is kept up to date tile by tile (West 1979, doi:10.1145/359146.359153), which
-    takes two arrays of the brain box's size and leaves what tiles agree on untouched.
+    takes one array of the brain box's size beside the result and leaves what tiles agree on
+    untouched.
 
     Args:
         prepared: the scan, from :func:`brainmets.preprocess.prepare.prepare`.

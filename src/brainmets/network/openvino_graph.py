@@ -352,8 +352,8 @@ def largest_sums(whole_numbers: int) -> "Model":
 
     image = op.parameter([1, 16, 8, 8, 8], np.float32)
     sums = _convolution(image, np.ones((8, 16, 3, 3, 3)), np.zeros(8), int8=whole_numbers)
-    least = op.reduce_max(sums, np.arange(5))
-    return ov.Model([op.divide(least, op.constant(np.float32(HEADROOM * 16 * 27)))], [image])
+    largest = op.reduce_max(sums, np.arange(5))
+    return ov.Model([op.divide(largest, op.constant(np.float32(HEADROOM * 16 * 27)))], [image])
 
 
 def _doubled(x: Node) -> Node:
