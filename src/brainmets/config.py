@@ -112,7 +112,7 @@ class DecisionRule:
         return dataclasses.replace(self, low=low, high=high)
 
 
-LOSSES = ("dice+ce", "dice+ce+cc", "dice+ce+blob", "focal-tversky+ce")
+LOSSES = ("dice+ce", "dice+hard", "dice+ce+cc", "dice+ce+blob", "focal-tversky+ce")
 SCHEDULES = ("cosine", "polynomial")
 
 
@@ -142,7 +142,8 @@ class Training:
         precision: arithmetic in the network: ``"bf16"``, ``"f32"``, or ``"auto"``: bf16 where
             the processor has units for it; without them it is many times slower than f32.
         seed: of weights and patches.
-        loss: ``"dice+ce"``: soft Dice and cross-entropy; ``"dice+ce+cc"``: and Dice within the
+        loss: ``"dice+ce"``: soft Dice and cross-entropy; ``"dice+hard"``: soft Dice and the
+            cross-entropy of the hardest hundredth of voxels; ``"dice+ce+cc"``: and Dice within the
             surroundings of each lesion, so that small ones count as large ones do;
             ``"dice+ce+blob"``: and Dice of each lesion with the others left out;
             ``"focal-tversky+ce"``: focal Tversky, which weighs misses more, and cross-entropy.

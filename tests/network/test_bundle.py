@@ -206,7 +206,10 @@ def test_a_temperature_is_kept_and_changes_the_identity(path):
     assert replace(read(path), temperature=1.0).identity == one.identity
 
 
-INT8 = Int8({"head": (1.5, 2.0), "decoder.4.conv1": (3.0,)}, is_default=True)
+INT8 = Int8(
+    {"head": (1.5, 2.0), "decoder.4.conv1": (3.0,)}, is_default=True,
+    rounded={"head": bytes(range(256))},
+)  # fmt: skip
 
 
 def test_what_int8_needs_is_kept_and_changes_the_identity(path):
@@ -216,6 +219,7 @@ def test_what_int8_needs_is_kept_and_changes_the_identity(path):
     assert found.int8 == INT8
     assert found.identity != plain.identity
     assert found.identity != replace(found, int8=replace(INT8, is_default=False)).identity
+    assert found.identity != replace(found, int8=replace(INT8, rounded={})).identity
     assert plain.int8 is None
 
 
@@ -229,6 +233,9 @@ def test_what_int8_needs_is_kept_and_changes_the_identity(path):
         {"largest": {"head": [True]}, "is_default": True},
         {"largest": {"head": [1e300]}, "is_default": True},
         {"largest": {"head": [1.0]}, "is_default": 1},
+        {"largest": {"head": [1.0]}, "is_default": True, "rounded": ["AAAA"]},
+        {"largest": {"head": [1.0]}, "is_default": True, "rounded": {"head": "not base64"}},
+        {"largest": {"head": [1.0]}, "is_default": True, "rounded": {"head": 1}},
         {"largest": {"head": [1.0]}},
         {"largest": [1.0], "is_default": True},
         None,

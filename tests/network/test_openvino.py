@@ -375,7 +375,8 @@ def test_int8_rounds_and_no_more(full_resolution_channels, cache):
 @pytest.mark.parametrize("full_resolution_channels", [0, 4])
 def test_scaling_channels_changes_nothing(full_resolution_channels, cache, monkeypatch):
     """What int8 does before it rounds."""
-    bundle = watched(make_bundle(full_resolution_channels))
+    rounded = watched(make_bundle(full_resolution_channels))
+    bundle = replace(rounded, int8=replace(rounded.int8, rounded={}))
     plain = openvino_graph._convolution
 
     def unrounded(*layer, stride=1, int8=0):
@@ -396,6 +397,26 @@ def watched(bundle, *, is_default=False):
     engine = openvino_engine.watching_engine(bundle)
     engine(bundle.example["input"])
     return replace(bundle, int8=replace(engine.int8(), is_default=is_default))
+
+
+def test_weights_rounded_together_lose_less_than_each_by_itself(bundle, cache):
+    together = watched(bundle)
+    alone = replace(together, int8=replace(together.int8, rounded={}))
+    tile, truth = bundle.example["input"], bundle.example["output"]
+    one, other = (
+        np.abs(openvino_engine.openvino_engine(b, "int8")(tile) - truth).mean()
+        for b in (together, alone)
+    )
+    assert 0 < one < other
+
+
+def test_rounded_weights_of_another_number_are_refused(bundle, cache):
+    model = watched(bundle)
+    cut = {name: numbers[:-1] for name, numbers in model.int8.rounded.items()}
+    with pytest.raises(BundleError, match=r"rounded weights of 'decoder\.4\.conv1', expected"):
+        unet_graph(
+            replace(model, int8=replace(model.int8, rounded=cut)), (32, 32, 32), int8=WHOLE_NUMBERS
+        )
 
 
 def test_values_of_very_unequal_channels_share_8_bits(bundle, cache):

@@ -224,6 +224,36 @@ def test_a_folder_of_other_settings_is_refused_untouched(map_path, copy):
     assert contents(copy) == before
 
 
+def test_every_case_has_as_many_metastases_as_asked_for(map_path, tmp_path):
+    simulate_cohort(tmp_path, cases=3, seed=5, anatomies=[map_path], lesions=2)
+    for number in range(3):
+        mask = nifti.read_labels(tmp_path / f"sim-{number:04d}" / "mask.nii.gz")
+        assert 1 <= mask.data.max() <= 2  # one may lie between slices, or two touch
+    assert "lesions 2" in (tmp_path / "simulation.txt").read_text()
+    with pytest.raises(CohortError, match="other settings"):
+        simulate_cohort(tmp_path, cases=3, seed=5, anatomies=[map_path])
+
+
+def test_with_the_number_given_slices_are_thick_as_often(anatomy, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "brainmets.simulate.examination.simulate", lambda *_, **given: asked.append(given) or 1 / 0
+    )
+    for number in range(300):
+        with pytest.raises(ZeroDivisionError):
+            examination._write_case(
+                (Path("none"), examination._Made(3, frozenset(), 4), number, ())
+            )
+    assert {given["lesions"] for given in asked} == {4}
+    assert np.mean([given["thick"] for given in asked]) == pytest.approx(0.3, abs=0.08)
+
+
+def test_fewer_than_no_metastases_are_refused(tmp_path):
+    with pytest.raises(CohortError, match="0 or more"):
+        simulate_cohort(tmp_path / "sim", cases=1, seed=0, lesions=-1)
+    assert not (tmp_path / "sim").exists()
+
+
 @pytest.mark.parametrize("cases", [0, -3])
 def test_no_case_is_refused(tmp_path, cases):
     with pytest.raises(CohortError, match="at least 1"):

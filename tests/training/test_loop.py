@@ -380,7 +380,7 @@ def test_the_polynomial_rate_falls_to_a_hundredth():
     assert rates[-1] == pytest.approx(0.01 * peak)
 
 
-@pytest.mark.parametrize("loss", ["dice+ce+blob", "focal-tversky+ce"])
+@pytest.mark.parametrize("loss", ["dice+hard", "dice+ce+blob", "focal-tversky+ce"])
 def test_every_loss_teaches_and_resumes(cases, tmp_path, monkeypatch, loss):
     training = replace(TRAINING, loss=loss)
     straight = train(cases, ARCHITECTURE, training, tmp_path / "straight.pt")

@@ -7,10 +7,12 @@ from monai.losses import DiceLoss
 from scipy import ndimage
 
 from brainmets.training.loss import (
+    HARDEST_SHARE,
     SLIGHT,
     blob_dice,
     component_dice,
     dice_and_cross_entropy,
+    dice_and_hardest,
     focal_tversky,
     surroundings,
 )
@@ -239,3 +241,33 @@ def test_blob_dice_of_patches_without_a_lesion_is_0_and_teaches_nothing():
     loss.backward()
     assert float(loss.detach()) == 0
     assert (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_hardest_hundredth_of_each_patch_counts(seed):
+    rng = np.random.default_rng(seed)
+    shape = (2, 1, 10, 10, 10)
+    logits = rng.normal(0, 3, shape).astype(np.float32)
+    target = (rng.random(shape) < 0.1).astype(np.float32)
+    weight = rng.uniform(1, 8, shape).astype(np.float32)
+    p = 1 / (1 + np.exp(-logits.astype(float)))
+    entropy = -weight * (target * np.log(p) + (1 - target) * np.log(1 - p))
+    hardest = [np.sort(patch.ravel())[-round(HARDEST_SHARE * 1000) :] for patch in entropy]
+    dice = (2 * (weight * p * target).sum() + 1) / ((weight * (p + target)).sum() + 1)
+    found = dice_and_hardest(*map(torch.from_numpy, (logits, target, weight)))
+    assert float(found) == pytest.approx(1 - dice + np.mean(hardest), rel=1e-5)
+
+
+def test_a_small_lesion_missed_with_certainty_is_learnt_from():
+    """Where Dice and a mean over all voxels have next to no slope."""
+    target = torch.zeros((1, 1, 64, 64, 64))
+    target[0, 0, :20, :20, :20] = 1  # found
+    target[0, 0, 40:43, 40:43, 40:43] = 1  # missed
+    slopes = []
+    for loss in (dice_and_cross_entropy, dice_and_hardest):
+        logits = torch.full_like(target, -9.0)
+        logits[0, 0, :20, :20, :20] = 9
+        logits.requires_grad_()
+        loss(logits, target, torch.ones_like(target)).backward()
+        slopes.append(-float(logits.grad[0, 0, 41, 41, 41]))
+    assert slopes[1] > 50 * slopes[0] > 0

@@ -196,6 +196,9 @@ def simulate(
         list[LeftOut] | None,
         typer.Option(help="What to leave out of every scan; may be repeated."),
     ] = None,
+    lesions: Annotated[
+        int | None, typer.Option(min=0, help="Metastases in every scan; drawn by default.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
 ) -> None:
     """Make scans whose truth is known, with a cohort table."""
@@ -207,8 +210,8 @@ def simulate(
     with steps(screen, "simulating") as progress:
         simulate_cohort(
             out, cases=cases, seed=seed, anatomies=files_of(anatomy or []),
-            without=[Ingredient(part.value) for part in without or ()], workers=workers,
-            progress=progress,
+            without=[Ingredient(part.value) for part in without or ()], lesions=lesions,
+            workers=workers, progress=progress,
         )  # fmt: skip
     typer.echo(f"{cases} simulated scans: {out / 'cohort.tsv'}")
 
@@ -246,7 +249,7 @@ def train(
     batch: Annotated[int, typer.Option(min=1, help="Patches a step.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and patches.")] = 0,
     loss: Annotated[
-        str, typer.Option(help="dice+ce, dice+ce+cc, dice+ce+blob or focal-tversky+ce.")
+        str, typer.Option(help="dice+ce, dice+hard, dice+ce+cc, dice+ce+blob or focal-tversky+ce.")
     ] = "dice+ce",
     accumulate: Annotated[
         int, typer.Option(min=1, help="Batches whose gradients make one step.")

@@ -5,6 +5,8 @@ A ``.brainmets`` file is a zip with ``weights.safetensors`` (float16), ``card.js
 machine can check that it computes the same.
 """
 
+import base64
+import binascii
 import hashlib
 import json
 import math
@@ -41,10 +43,14 @@ class Int8:
     Attributes:
         largest: layer → largest value of each channel that reaches it, as seen on tiles.
         is_default: whether so little is lost that it is used without being asked for.
+        rounded: layer → its weights as whole numbers from -127 to 127, one byte each (int8, in
+            the order of the tensor), where they were rounded together; without, each is rounded
+            by itself.
     """
 
     largest: Mapping[str, tuple[float, ...]] = field(repr=False)
     is_default: bool = False
+    rounded: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -210,7 +216,13 @@ def _assemble(card: Mapping[str, Any], weights: bytes, example: bytes) -> Bundle
 
 def _int8_card(int8: Int8) -> dict[str, Any]:
     largest = {layer: list(values) for layer, values in sorted(int8.largest.items())}
-    return {"largest": largest, "is_default": int8.is_default}
+    card = {"largest": largest, "is_default": int8.is_default}
+    if int8.rounded:
+        card["rounded"] = {
+            layer: base64.b64encode(numbers).decode()
+            for layer, numbers in sorted(int8.rounded.items())
+        }
+    return card
 
 
 def _int8(card: Any) -> Int8:
@@ -219,7 +231,19 @@ def _int8(card: Any) -> Int8:
     fit = all(type(v) in (int, float) and TINY <= v <= 1 / TINY for v in values)
     if not (fit and largest and all(largest.values()) and isinstance(is_default, bool)):
         raise BundleError("what it says for int8 is damaged; expected positive numbers by layer")
-    return Int8({name: tuple(map(float, layer)) for name, layer in largest.items()}, is_default)
+    return Int8(
+        {name: tuple(map(float, layer)) for name, layer in largest.items()}, is_default,
+        _rounded(card.get("rounded", {})),
+    )  # fmt: skip
+
+
+def _rounded(card: Any) -> dict[str, bytes]:
+    try:
+        return {str(k): base64.b64decode(text, validate=True) for k, text in card.items()}
+    except (AttributeError, TypeError, binascii.Error) as error:
+        raise BundleError(
+            "what it says for int8 is damaged; expected rounded weights in base64 by layer"
+        ) from error
 
 
 def _positive(temperature: Any) -> float:

@@ -13,7 +13,7 @@ import logging
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from brainmets.network.ensemble import engine_of
 PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}
 INT8 = "int8"
 """Of the layers of full resolution; the others have the best of ``PRECISIONS``."""
-GRAPHS = 4
+GRAPHS = 5
 """Raised whenever a graph changes, so that compiled models of older ones are left alone."""
 SHA256_BYTES = 32
 WHOLE_SHARE = 1e-3
@@ -259,30 +259,52 @@ class Watching:
     """A network in float32 that notes what int8 needs to know; see :class:`Engine`.
 
     Attributes:
-        compiled: with the largest values as further outputs.
+        bundle: the model.
+        compiled: with what reaches the layers in question as further outputs.
         largest: of each channel that reached each layer so far.
+        moments: by layer, the sum of products of the values that a kernel meets where it counts.
         name: for reports.
     """
 
+    bundle: Bundle
     compiled: Compiled
     largest: dict[str, Array] = field(default_factory=dict)
+    moments: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     name: str = "openvino cpu float32, watched"
 
     def __call__(self, tile: Tile) -> Tile:
         """Z-scores (X, Y, Z) → probabilities of the same shape."""
         from brainmets.network.openvino_graph import LAST
+        from brainmets.network.rounding import kernels_met, places
 
         probability, *seen = self.compiled.outputs(tile[None], 1 + len(LAST))
+        where = places(probability[0])
         for layer, values in zip(LAST, seen, strict=True):
-            self.largest[layer] = np.maximum(self.largest.get(layer, 0), values)
+            most = values.max((1, 2, 3))
+            self.largest[layer] = np.maximum(self.largest.get(layer, 0), most)
+            met = kernels_met(values, where)
+            self.moments[layer] = self.moments.get(layer, 0) + met.T @ met
         return np.ascontiguousarray(probability[0])
 
     def int8(self) -> Int8:
-        """What was noted."""
-        return Int8({  # a channel that is never anything but 0 counts for something
+        """What was noted, and the weights rounded by it."""
+        from brainmets.network.openvino_graph import last_kernels, scaling_of, step_of
+        from brainmets.network.rounding import rounded
+
+        noted = Int8({  # a channel that is never anything but 0 counts for something
             layer: tuple(max(float(value), TINY) for value in values)
             for layer, values in self.largest.items()
         })  # fmt: skip
+        ranges = scaling_of(noted, self.bundle.architecture.full_resolution_channels).inputs
+        whole = {}
+        for layer, kernel in last_kernels(self.bundle, noted).items():
+            scale = np.repeat(ranges[layer], kernel[0, 0].size)
+            moments = self.moments[layer] / np.outer(scale, scale)
+            rows = rounded(
+                kernel.reshape(len(kernel), -1) / step_of(kernel).reshape(-1, 1), moments
+            )
+            whole[layer] = rows.astype(np.int8).tobytes()
+        return replace(noted, rounded=whole)
 
 
 def watching_engine(bundle: Bundle, *, folder: Path | None = None) -> Watching:
@@ -290,9 +312,10 @@ def watching_engine(bundle: Bundle, *, folder: Path | None = None) -> Watching:
     from brainmets.network.openvino_graph import unet_graph
 
     identity = f"{weights_identity(bundle)} watched"
-    return Watching(
-        Compiled(lambda shape: unet_graph(bundle, shape, watched=True), identity, "f32", folder)
+    compiled = Compiled(
+        lambda shape: unet_graph(bundle, shape, watched=True), identity, "f32", folder
     )
+    return Watching(bundle, compiled)
 
 
 def default_precision(bundle: Bundle) -> str:
@@ -329,7 +352,8 @@ def weights_identity(bundle: Bundle, *, int8: int = 0) -> str:
         digest.update(f"{name} {values.dtype} {values.shape}".encode())
         digest.update(values.data)
     if int8 and bundle.int8:
-        said = (int8, HEADROOM, LEAST, sorted(bundle.int8.largest.items()))
+        rounded = sorted(bundle.int8.rounded.items())
+        said = (int8, HEADROOM, LEAST, sorted(bundle.int8.largest.items()), rounded)
         digest.update(repr(said).encode())
     return digest.hexdigest()
 

@@ -7,7 +7,7 @@ second time here; tests hold the two against each other.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -162,8 +162,7 @@ def unet_graph(
         shape: X, Y, Z: multiples of 32.
         int8: up to which whole number the weights of the layers ``LAST`` go, which are then
             computed in 8 bits as the bundle says; 0: they are not.
-        watched: whether the largest value of each channel that reaches those layers is given
-            too, as further outputs.
+        watched: whether what reaches those layers is given too, as further outputs.
 
     Raises:
         BundleError: a tensor is missing, superfluous, of another shape, or not finite; or
@@ -178,6 +177,8 @@ def unet_graph(
         raise BundleError(f"{bundle.name} holds nothing for int8")
     scaling = scaling_of(bundle.int8, full) if int8 and bundle.int8 else None
     weights = Weights(bundle.name, bundle.weights, scaling)
+    rounded = bundle.int8.rounded if int8 == WHOLE_NUMBERS and bundle.int8 else {}
+    eight = Eight(int8, rounded, bundle.name)
     image = op.parameter([1, channels, *shape], np.float32)
     skips = [*_encoder(image, weights, channels, width)]
     deep = skips.pop()
@@ -186,13 +187,78 @@ def unet_graph(
         folded = weights.normalised("full_resolution.0", "full_resolution.1", (full, channels))
         skips.insert(0, op.relu(_convolution(image, *folded)))
         sizes.insert(0, full)
-    inner, seen = _decoder(deep, skips, weights, sizes, width, int8=int8)
+    inner, seen = _decoder(deep, skips, weights, sizes, width, eight)
     kernel = weights.take("head.weight", (1, _decoder_widths(width)[-1], 3, 3, 3))
     bias = weights.take("head.bias", (1,))
-    logits = _convolution(inner, *weights.scaled("head", kernel, bias), int8=int8)
+    logits = eight.convolution("head", inner, *weights.scaled("head", kernel, bias))
     weights.require_none_left()
-    largest = [op.reduce_max(x, np.array([2, 3, 4])) for x in (*seen, inner) if watched]
-    return ov.Model([op.sigmoid(logits), *largest], [image], "unet")
+    further = [x.output(0) for x in (*seen, inner) if watched]
+    return ov.Model([op.sigmoid(logits).output(0), *further], [image], "unet")
+
+
+def last_kernels(bundle: Bundle, int8: Int8) -> dict[str, Array]:
+    """The kernels of ``LAST`` as they are rounded: (outputs, inputs, 3, 3, 3), float64.
+
+    Args:
+        bundle: of one network.
+        int8: the largest values, by which channels are scaled.
+
+    Raises:
+        BundleError: as :func:`unet_graph`.
+    """
+    full = bundle.architecture.full_resolution_channels
+    *_, below, outputs = _decoder_widths(bundle.architecture.width)
+    weights = Weights(bundle.name, bundle.weights, scaling_of(int8, full))
+    kernels = {}
+    for name, inputs in ((LAST[0], below + full), (LAST[1], outputs)):
+        norm = name.replace("conv", "bn")
+        kernels[name], _ = weights.normalised(name, norm, (outputs, inputs))
+    kernel, bias = (
+        weights.take("head.weight", (1, outputs, 3, 3, 3)),
+        weights.take("head.bias", (1,)),
+    )
+    kernels["head"], _ = weights.scaled("head", kernel, bias)
+    return kernels
+
+
+@dataclass(frozen=True)
+class Eight:
+    """Which layers are computed in 8 bits, and with which weights.
+
+    Attributes:
+        whole_numbers: up to which the weights go; 0: no layer is.
+        rounded: layer → weights that were rounded together.
+        owner: names the model in errors.
+    """
+
+    whole_numbers: int = 0
+    rounded: Mapping[str, bytes] = field(default_factory=dict)
+    owner: str = "the model"
+
+    def convolution(self, name: str, x: Node, kernel: Array, bias: Array) -> Node:
+        """The layer ``name``, in 8 bits if it is one of ``LAST``.
+
+        Raises:
+            BundleError: rounded weights that are not as many as the layer's.
+        """
+        if not self.whole_numbers or name not in LAST:
+            return _convolution(x, kernel, bias)
+        numbers = self.rounded.get(name)
+        if numbers is not None:
+            whole = np.frombuffer(numbers, np.int8)
+            if whole.size != kernel.size:
+                raise BundleError(
+                    f"{self.owner}: for int8 it gives {whole.size} rounded weights of {name!r}, "
+                    f"expected {kernel.size}"
+                )
+            kernel = whole.reshape(kernel.shape) * step_of(kernel)
+        return _convolution(x, kernel, bias, int8=self.whole_numbers)
+
+
+def step_of(kernel: Array) -> Array:
+    """What a whole number stands for in each output channel: 127 for the largest weight."""
+    largest = np.abs(kernel).max((1, 2, 3, 4), keepdims=True)
+    return np.asarray(np.maximum(largest, np.finfo(np.float32).tiny) / WHOLE_NUMBERS)
 
 
 def _encoder(image: Node, weights: Weights, channels: int, width: int) -> list[Node]:
@@ -239,8 +305,7 @@ def _decoder(
     weights: Weights,
     sizes: list[int],
     width: int,
-    *,
-    int8: int = 0,
+    eight: Eight,
 ) -> tuple[Node, list[Node]]:
     """Five doublings of resolution; ``skips`` and their ``sizes`` from fine to coarse.
 
@@ -258,8 +323,7 @@ def _decoder(
         for layer, shape in ((1, (outputs, joined)), (2, (outputs, outputs))):
             seen.append(x)
             folded = weights.normalised(f"{name}.conv{layer}", f"{name}.bn{layer}", shape)
-            eight = int8 if f"{name}.conv{layer}" in LAST else 0
-            x = op.relu(_convolution(x, *folded, int8=eight))
+            x = op.relu(eight.convolution(f"{name}.conv{layer}", x, *folded))
         deep, inputs = x, outputs
     return deep, seen
 

@@ -25,6 +25,8 @@ VERSION = 3
 """Raised when the same seed gives other images."""
 NOTE = "simulation.txt"
 """What the folder's cohort was made from, so that two never mix."""
+THICK_SHARE = 0.3
+"""Of scans, those of thick slices."""
 Progress = Callable[[int, int], None]
 
 
@@ -58,6 +60,7 @@ def simulate(
     rng: np.random.Generator,
     *,
     lesions: int | None = None,
+    thick: bool | None = None,
     contrast: bool | None = None,
     without: Collection[Ingredient] = (),
 ) -> Examination:
@@ -67,11 +70,13 @@ def simulate(
         anatomy: the head; it is warped at random.
         rng: the only source of chance.
         lesions: how many metastases; None draws 0 (one in seven) to about 20.
+        thick: whether slices are of 3 to 6 mm; None draws it where ``lesions`` is drawn, else not.
         contrast: whether contrast agent was given; None draws it. With and without, the same
             seed gives the same head, though not the same noise.
         without: what is left out; the same seed gives the same head and metastases.
     """
-    thick = lesions is None and rng.random() < 0.3
+    if thick is None:
+        thick = lesions is None and rng.random() < THICK_SHARE
     given = lesions is not None or rng.random() < 0.92
     given = given if contrast is None else contrast
     style = Style(thick or rng.random() < 0.25, contrast=given, without=frozenset(without))
@@ -113,6 +118,7 @@ def simulate_cohort(
     seed: int,
     anatomies: Sequence[Path] = (),
     without: Collection[Ingredient] = (),
+    lesions: int | None = None,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> None:
@@ -127,23 +133,27 @@ def simulate_cohort(
         seed: of the whole cohort.
         anatomies: label maps to draw from; none means the embedded head.
         without: what is left out of every case.
+        lesions: how many metastases each case has, as far as there is room; None draws it.
         workers: processes to use.
         progress: called with (done, total).
 
     Raises:
-        CohortError: ``cases`` is below 1, or the folder holds a cohort of other settings.
+        CohortError: ``cases`` is below 1 or ``lesions`` below 0, or the folder holds a cohort of
+            other settings.
         WriteError: the folder cannot be written to.
     """
     if cases < 1:
         raise CohortError(f"cannot simulate {cases} cases; ask for at least 1")
+    if lesions is not None and lesions < 0:
+        raise CohortError(f"cannot simulate {lesions} metastases; ask for 0 or more")
     require_writable(out)
     sweep(out)
-    left_out = frozenset(without)
-    _claim(out, seed, anatomies, left_out)
+    made = _Made(seed, frozenset(without), lesions)
+    _claim(out, made, anatomies)
     try:
         with in_order(workers) as run, TemporaryDirectory() as placed:
             heads = tuple(run(_place, [(path, Path(placed)) for path in anatomies]))
-            jobs = [(out, seed, i, heads, left_out) for i in range(cases)]
+            jobs = [(out, made, i, heads) for i in range(cases)]
             for done, _ in enumerate(run(_write_case, jobs), start=1):
                 if progress:
                     progress(done, cases)
@@ -154,16 +164,27 @@ def simulate_cohort(
     _write_table(out, cases)
 
 
-def _claim(out: Path, seed: int, anatomies: Sequence[Path], without: frozenset[Ingredient]) -> None:
+@dataclass(frozen=True)
+class _Made:
+    """What all cases of a cohort have in common."""
+
+    seed: int
+    without: frozenset[Ingredient]
+    lesions: int | None
+
+
+def _claim(out: Path, made: _Made, anatomies: Sequence[Path]) -> None:
     """Note what the folder is for, so that two cohorts never mix in it."""
     note = out / NOTE
     for path in anatomies:
         if not path.is_file():
             raise CohortError(f"{path.name}: no such label map")
     heads = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in anatomies]
-    text = f"simulator {VERSION}\nseed {seed}\nanatomies {' '.join(heads) or 'embedded'}\n"
-    if without:
-        text += f"without {' '.join(sorted(without))}\n"
+    text = f"simulator {VERSION}\nseed {made.seed}\nanatomies {' '.join(heads) or 'embedded'}\n"
+    if made.without:
+        text += f"without {' '.join(sorted(made.without))}\n"
+    if made.lesions is not None:
+        text += f"lesions {made.lesions}\n"
     if note.is_file() and note.read_text(encoding="utf-8") != text:
         raise CohortError(f"{out.name}: holds a cohort of other settings; choose an empty folder")
     with whole_file(note) as temporary:
@@ -184,14 +205,15 @@ def _load(placed: Path) -> Anatomy:
         return Anatomy(arrays["labels"], arrays["structures"])
 
 
-def _write_case(job: tuple[Path, int, int, tuple[Path, ...], frozenset[Ingredient]]) -> None:
-    out, seed, number, anatomies, without = job
+def _write_case(job: tuple[Path, _Made, int, tuple[Path, ...]]) -> None:
+    out, made, number, anatomies = job
     folder = out / _name(number)
     if folder.is_dir():
         return
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
+    rng = np.random.default_rng(np.random.SeedSequence(made.seed, spawn_key=(number,)))
     anatomy = _load(anatomies[number % len(anatomies)]) if anatomies else embedded_head()
-    examination = simulate(anatomy, rng, without=without)
+    thick = None if made.lesions is None else rng.random() < THICK_SHARE
+    examination = simulate(anatomy, rng, lesions=made.lesions, thick=thick, without=made.without)
     with whole_folder(folder) as temporary:
         nifti.write(examination.scan, temporary / "t1c.nii.gz")
         nifti.write(examination.mask, temporary / "mask.nii.gz")

@@ -33,6 +33,7 @@ from brainmets.training.loss import (
     component_dice,
     cross_entropy,
     dice_and_cross_entropy,
+    dice_and_hardest,
     focal_tversky,
 )
 from brainmets.training.patches import drawn_ahead
@@ -391,6 +392,8 @@ def _pooled(logits: Tensor, batch: Batch, training: Training) -> Tensor:
     target, weight = batch.target.to(device), batch.weight.to(device)
     if training.loss == "focal-tversky+ce":
         return focal_tversky(logits, target, weight) + cross_entropy(logits, target, weight)
+    if training.loss == "dice+hard":
+        return dice_and_hardest(logits, target, weight)
     loss = dice_and_cross_entropy(logits, target, weight)
     if training.loss == "dice+ce+cc":
         return loss + component_dice(logits, target, weight, batch.regions.to(device))
