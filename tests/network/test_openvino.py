@@ -16,7 +16,8 @@ from brainmets.network import choice, engines, openvino_engine, openvino_graph
 from brainmets.network.bundle import Bundle, Int8, find, read
 from brainmets.network.choice import Careful, Wanted, choose_engine
 from brainmets.network.engines import LARGEST_DIFFERENCE, tolerance, verify
-from brainmets.network.openvino_graph import FEWER, LAST, WHOLE_NUMBERS, unet_graph
+from brainmets.network.openvino_graph import FEWER, LAST, unet_graph
+from brainmets.network.rounding import WHOLE_NUMBERS
 from brainmets.network.strip_engine import openvino_strip
 from brainmets.network.strip_sizes import StripSizes, scale_array
 from brainmets.network.synthstrip import SynthStrip, scale_intensity
@@ -397,6 +398,26 @@ def watched(bundle, *, is_default=False):
     engine = openvino_engine.watching_engine(bundle)
     engine(bundle.example["input"])
     return replace(bundle, int8=replace(engine.int8(), is_default=is_default))
+
+
+def test_bfloat16_with_weights_rounded_together_is_nearer_than_openvinos_own(bundle, cache):
+    """Whatever the processor has: arithmetic in float32 shows what weights alone change."""
+    tile, truth = bundle.example["input"], bundle.example["output"]
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+
+    def off(graph):
+        found = openvino_engine.core().compile_model(graph, "CPU", settings)([tile[None, None]])[0]
+        return np.abs(found[0, 0] - truth).mean()
+
+    weights = {k: np.asarray(v, np.float32) for k, v in bundle.weights.items()}
+    kernels = [k for k, v in weights.items() if v.ndim == 5]
+    one_by_one = {k: nearest_bfloat16(weights[k]) for k in kernels}
+    usual = unet_graph(replace(bundle, weights=weights | one_by_one), tile.shape)
+    assert 0 < off(unet_graph(bundle, tile.shape, bf16=True)) < 0.8 * off(usual)
+
+
+def nearest_bfloat16(values):
+    return torch.from_numpy(values).bfloat16().float().numpy()
 
 
 def test_weights_rounded_together_lose_less_than_each_by_itself(bundle, cache):

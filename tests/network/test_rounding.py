@@ -2,9 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
-from brainmets.network.rounding import EVERY, MOST_PLACES, kernels_met, places, rounded
+from brainmets.network.rounding import (
+    EVERY,
+    MOST_PLACES,
+    kernels_met,
+    places,
+    rounded,
+    to_bfloat16,
+)
 
 
 def alike(seed, count=400, size=54):
@@ -68,3 +76,29 @@ def test_places_are_unsure_ones_and_a_few_others():
     assert (
         len(places(np.full((40, 40, 40), 0.5, np.float32))[0]) <= MOST_PLACES + 40**3 // EVERY + 1
     )
+
+
+def nearest(kernel):
+    return torch.from_numpy(kernel.astype(np.float32)).bfloat16().double().numpy()
+
+
+def test_numbers_of_bfloat16_stay_and_others_become_one():
+    kernel = np.random.default_rng(6).standard_normal((3, 4, 3, 3, 3))
+    found = to_bfloat16(kernel)
+    assert np.array_equal(nearest(found), found)
+    assert np.array_equal(to_bfloat16(found), found)
+    assert np.array_equal(to_bfloat16(kernel[:, :, :1, :1, :1]), nearest(kernel[:, :, :1, :1, :1]))
+
+
+def test_a_kernel_in_bfloat16_gives_what_it_gave_of_values_that_are_alike():
+    kernel = np.random.default_rng(7).standard_normal((8, 8, 3, 3, 3))
+    off, usual = (
+        np.abs((k - kernel).sum((2, 3, 4))).mean() for k in (to_bfloat16(kernel), nearest(kernel))
+    )
+    assert off < 0.1 * usual
+    worst = np.abs(to_bfloat16(kernel) - kernel).max()
+    assert worst < 3 * np.abs(nearest(kernel) - kernel).max()
+
+
+def test_a_kernel_of_zeros_stays():
+    assert not to_bfloat16(np.zeros((2, 2, 3, 3, 3))).any()

@@ -228,7 +228,8 @@ def openvino_engine(
         ConfigError: OpenVINO is not installed, an unknown precision, or int8 of a model that
             holds nothing for it.
     """
-    from brainmets.network.openvino_graph import WHOLE_NUMBERS, unet_graph
+    from brainmets.network.openvino_graph import unet_graph
+    from brainmets.network.rounding import WHOLE_NUMBERS
 
     chosen = default_precision(bundle) if precision == "auto" else precision
     if chosen not in (INT8, *PRECISIONS):
@@ -246,7 +247,7 @@ def openvino_engine(
     def make(member: Bundle) -> OpenVinoEngine:
         """One network."""
         compiled = Compiled(
-            lambda shape: unet_graph(member, shape, int8=int8),
+            lambda shape: unet_graph(member, shape, int8=int8, bf16=rest == "bf16"),
             weights_identity(member, int8=int8), rest, folder,
         )  # fmt: skip
         return OpenVinoEngine(f"openvino cpu {bits}{PRECISIONS[rest]}", compiled)
@@ -320,7 +321,7 @@ def watching_engine(bundle: Bundle, *, folder: Path | None = None) -> Watching:
 
 def default_precision(bundle: Bundle) -> str:
     """What ``auto`` stands for here: int8 only with as many whole numbers as it was measured."""
-    from brainmets.network.openvino_graph import WHOLE_NUMBERS
+    from brainmets.network.rounding import WHOLE_NUMBERS
 
     wanted = bundle.int8 is not None and bundle.int8.is_default
     return INT8 if wanted and whole_numbers() == WHOLE_NUMBERS else best_precision()
@@ -332,7 +333,8 @@ def whole_numbers() -> int:
 
     What a processor is said to have is not what oneDNN uses (``ONEDNN_MAX_CPU_ISA``).
     """
-    from brainmets.network.openvino_graph import FEWER, HEADROOM, WHOLE_NUMBERS, largest_sums
+    from brainmets.network.openvino_graph import FEWER, HEADROOM, largest_sums
+    from brainmets.network.rounding import WHOLE_NUMBERS
 
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     model = core().compile_model(largest_sums(WHOLE_NUMBERS), "CPU", settings)

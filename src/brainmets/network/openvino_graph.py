@@ -6,7 +6,7 @@ trained, is folded into the convolution before it in float64. The shapes of
 second time here; tests hold the two against each other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from brainmets.errors import BundleError
 from brainmets.network.bundle import Bundle, Int8, Tensors
+from brainmets.network.rounding import WHOLE_NUMBERS, to_bfloat16
 
 if TYPE_CHECKING:
     from openvino import Model
@@ -28,8 +29,8 @@ LAST = ("decoder.4.conv1", "decoder.4.conv2", "head")
 """Layers whose input has full resolution and many channels: those that are computed in int8."""
 HEADROOM = 1.1
 """How far beyond the largest value seen 8 bits reach."""
-WHOLE_NUMBERS, FEWER = 127, 64
-"""Up to which the weights go in 8 bits; the fewer where sums of two products are cut off."""
+FEWER = 64
+"""Up to which the weights go in 8 bits where sums of two products are cut off."""
 LEAST = 0.02
 """Of the largest channel: what a channel's largest value counts for at least."""
 STAGES = ((1, 3), (2, 4), (4, 6), (8, 3))
@@ -43,10 +44,22 @@ Node = Any
 class Weights:
     """Tensors handed out by name, each checked, so that none is missed or left over."""
 
-    def __init__(self, owner: str, tensors: Tensors, scaling: "Scaling | None" = None) -> None:
-        """``owner`` names the model in errors."""
+    def __init__(
+        self, owner: str, tensors: Tensors, scaling: "Scaling | None" = None, *,
+        bf16: bool = False, exact: Collection[str] = (),
+    ) -> None:  # fmt: skip
+        """Tensors to hand out.
+
+        Args:
+            owner: names the model in errors.
+            tensors: name → array.
+            scaling: of channels.
+            bf16: whether kernels are to be numbers of bfloat16.
+            exact: layers whose kernels are not.
+        """
         self._owner, self._tensors, self._left = owner, tensors, set(tensors)
         self._scaling = scaling or Scaling({}, {})
+        self._bf16, self._exact = bf16, exact
 
     def take(self, name: str, shape: tuple[int, ...]) -> Array:
         """One tensor as float64.
@@ -100,8 +113,10 @@ class Weights:
                 f"{self._owner}: for int8 it gives {len(before)} and {len(after)} channels around "
                 f"{name!r}, expected {weight.shape[1]} and {weight.shape[0]}"
             )
-        scale = before[:, None, None, None] / after[:, None, None, None, None]
-        return weight * scale, bias / after
+        kernel = weight * (before[:, None, None, None] / after[:, None, None, None, None])
+        if self._bf16 and name not in self._exact:
+            kernel = to_bfloat16(kernel)
+        return kernel, bias / after
 
     def require_none_left(self) -> None:
         """Refuse tensors that nobody asked for.
@@ -153,7 +168,12 @@ def scaling_of(int8: Int8, skipped: int) -> Scaling:
 
 
 def unet_graph(
-    bundle: Bundle, shape: tuple[int, int, int], *, int8: int = 0, watched: bool = False
+    bundle: Bundle,
+    shape: tuple[int, int, int],
+    *,
+    int8: int = 0,
+    bf16: bool = False,
+    watched: bool = False,
 ) -> "Model":
     """The bundle's network with sigmoid: (1, channels, X, Y, Z) → (1, 1, X, Y, Z) probabilities.
 
@@ -162,6 +182,7 @@ def unet_graph(
         shape: X, Y, Z: multiples of 32.
         int8: up to which whole number the weights of the layers ``LAST`` go, which are then
             computed in 8 bits as the bundle says; 0: they are not.
+        bf16: whether the others are computed in bfloat16; their weights are then rounded here.
         watched: whether what reaches those layers is given too, as further outputs.
 
     Raises:
@@ -176,7 +197,8 @@ def unet_graph(
     if int8 and not bundle.int8:
         raise BundleError(f"{bundle.name} holds nothing for int8")
     scaling = scaling_of(bundle.int8, full) if int8 and bundle.int8 else None
-    weights = Weights(bundle.name, bundle.weights, scaling)
+    exact = LAST if int8 else ()
+    weights = Weights(bundle.name, bundle.weights, scaling, bf16=bf16, exact=exact)
     rounded = bundle.int8.rounded if int8 == WHOLE_NUMBERS and bundle.int8 else {}
     eight = Eight(int8, rounded, bundle.name)
     image = op.parameter([1, channels, *shape], np.float32)
