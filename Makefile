@@ -37,15 +37,17 @@ test: install
 		--cov --cov-report=term:skip-covered --cov-fail-under=90
 
 GATE := .bench/gate/cohort.tsv
+GATE_HEADS := $(if $(BRAINMETS_DATA),$(foreach n,17 18 19 20,\
+	--anatomy $(BRAINMETS_DATA)/anatomy/training_seg_$(n).nii.gz))
 $(GATE): | install
-	$(BIN)/brainmets simulate $(dir $@) --cases 10 --seed 900
+	$(BIN)/brainmets simulate $(dir $@) --cases 100 --seed 1720 --workers 2 $(GATE_HEADS)
 
 bench: install $(GATE)
 	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/training_step.py --side 96 --runs 1
 	$(BIN)/python benchmarks/loss_gate.py --cohort $(GATE)
-	$(BIN)/python benchmarks/tiles.py --cohort $(GATE)
+	$(BIN)/python benchmarks/tiles.py --cohort $(GATE) --cases 24
 	$(BIN)/python benchmarks/dicom.py
 	if [ -n "$$BRAINMETS_DATA" ]; then $(BIN)/python benchmarks/scores.py; fi
 	$(BIN)/python benchmarks/tables.py
