@@ -17,15 +17,13 @@ import numpy as np
 
 from brainmets.cohort import Case, read_cohort
 from brainmets.evaluation.sameness import compare, dice
-from brainmets.inference.predict import predict
 from brainmets.io import images, nifti
 from brainmets.lesions import find
 from brainmets.network.bundle import find as find_bundle
 from brainmets.network.bundle import read
-from brainmets.network.openvino_engine import openvino_engine
-from brainmets.network.torch_engine import torch_engine
+from brainmets.pipeline import load_model, probability_of
 from brainmets.preprocess.brain import extract_brain
-from brainmets.preprocess.prepare import prepare, restore
+from brainmets.preprocess.prepare import prepare
 from brainmets.volume import Volume, on_grid
 from record import write
 
@@ -46,8 +44,12 @@ def main() -> None:
     simulated = tuple(read_cohort(given.cohort) if given.cohort else ())
     cases = (*simulated, *real_cases())[: given.cases]
     bundle = read(find_bundle(given.model))
-    slow = torch_engine(bundle, "cpu", "f32")
-    engines = {name: openvino_engine(bundle, name) for name in (EXACT, *given.precisions)}
+    asked = {EXACT: ("openvino", "f32"), SLOW: ("torch", "f32")}
+    asked |= {name: ("openvino", name) for name in given.precisions}
+    models = {
+        name: load_model(given.model, "cpu", engine=engine, precision=precision)
+        for name, (engine, precision) in asked.items()
+    }
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in (*given.precisions, SLOW)}
     for number, case in enumerate(cases):
         with_pytorch = number < WITH_PYTORCH or number >= len(simulated)
@@ -56,10 +58,10 @@ def main() -> None:
         grow = brain.extractor != "already stripped"
         prepared = prepare(volume, brain.mask, bundle.recipe, grow=grow)
         masks = {}
-        asked = engines | {SLOW: slow} if with_pytorch else engines
-        for name, engine in asked.items():
-            probability = restore(predict(prepared, engine, bundle.tiling), prepared)
-            masks[name] = np.asarray(find(probability, bundle.rule).data)
+        for name, model in models.items():
+            if name != SLOW or with_pytorch:
+                probability = probability_of(prepared, model)
+                masks[name] = np.asarray(find(probability, bundle.rule).data)
         exact = masks.pop(EXACT)
         for name, mask in masks.items():
             seen = compare(exact, mask)

@@ -14,7 +14,7 @@ def test_every_stage_has_its_seconds_and_memory(tmp_path):
     case = Case("one", write_scan(tmp_path / "one.nii.gz"))
     model = coarse_model()
     timed = Timed(model.engine)
-    used = replace(model, engine=timed)
+    used = replace(model, engine=timed, exact=model.engine)
     outcomes = predict_cases([case], tmp_path / "out", used, profile=True)
     rows = stage_rows(outcomes, tmp_path / "out")
     stages = [stage for _, stage, _, _ in rows]
@@ -22,7 +22,7 @@ def test_every_stage_has_its_seconds_and_memory(tmp_path):
     assert all(float(seconds) >= 0 and int(peak) > 10 for _, _, seconds, peak in rows)
     assert timed.tiles > 0
     assert f"network: {timed.tiles} tiles" in network_line(timed, model.bundle)
-    predict_cases([case], tmp_path / "plain", model)
+    predict_cases([case], tmp_path / "plain", replace(model, exact=model.engine))
     for name in ("mask.nii.gz", "report.json"):
         found = [(tmp_path / folder / "one" / name).read_bytes() for folder in ("out", "plain")]
         assert found[0] == found[1]

@@ -4,6 +4,7 @@ All work is done on the array in nearest-RAS order, so that the same patient sto
 other array axes gives the same lesions in the same order.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ Point = tuple[float, float, float]
 
 Box = tuple[slice, slice, slice]
 BoolArray = npt.NDArray[np.bool_]
+Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 
 CUBE = np.ones((3, 3, 3), bool)
@@ -46,6 +48,13 @@ Axial series are angled by up to 20° or so (parallel to the line between the co
 or the skull base) and are read as they were acquired; three array axes can be at most
 54.7° away from a world axis.
 """
+
+DOUBT = 0.2
+"""In log odds: four times what fewer bits change where outlines can move, root mean square."""
+NOISE_SHARE = 0.25
+"""Of how far DOUBT moves a finding's volume, what fewer bits may."""
+CLOSE_SHARE, CLOSE_VOX = 0.05, 2
+"""By which a finding's volume may be off: the larger of the two."""
 
 ROUNDING = 1e-9
 """Relative play against rounding, so that a turned header cannot flip ``volume ≥ smallest``."""
@@ -113,6 +122,74 @@ def find(probability: Volume, rule: DecisionRule) -> Volume:
     keep[parts[np.greater_equal(inside, rule.high)]] = True
     least_vox = rule.smallest_mm3 / probability.grid.voxel_volume_mm3 * (1 - ROUNDING)
     return _ranked(parts, box, probability.grid, keep, least_vox)
+
+
+def doubtful(probability: Volume, rule: DecisionRule) -> tuple[Box, ...]:
+    """Findings that a little more or less probability would make, unmake, split or join.
+
+    Arithmetic in bfloat16 and in 8 bits moves probabilities a little. Outlines hardly feel it, but
+    whether a finding is one at all hangs on thresholds.
+
+    A finding by thresholds that are lower by ``DOUBT`` is beyond doubt if exactly one is left of it
+    by thresholds that are higher by as much, and about as large.
+
+    Args:
+        probability: 0 to 1, on the scanner's grid.
+        rule: what a finding is.
+
+    Returns:
+        The voxels of each in a box.
+    """
+    (low, high), (lower, higher) = (
+        [np.float32(_likelier(value, by)) for by in (-DOUBT, DOUBT)]
+        for value in (rule.low, rule.high)
+    )
+    least_vox = rule.smallest_mm3 / probability.grid.voxel_volume_mm3 * (1 - ROUNDING)
+    box = bounding_box(np.greater_equal(probability.data, low))
+    if box[0].start == box[0].stop:
+        return ()
+    values = np.asarray(probability.data[box], np.float32)
+    parts = _label(values >= low)
+    bright = np.zeros(parts.max() + 1, bool)
+    bright[parts[values >= lower]] = True
+    places = []
+    for number, where in enumerate(ndimage.find_objects(parts), start=1):
+        if not bright[number]:
+            continue
+        inside = parts[where] == number
+        most = int(np.count_nonzero(inside))
+        if most < least_vox:
+            continue
+        left = _left(values[where], inside & (values[where] >= high), higher, least_vox)
+        if len(left) != 1 or _is_vague(most, left[0]):
+            x, y, z = (
+                slice(s.start + b.start, s.stop + b.start) for s, b in zip(where, box, strict=True)
+            )
+            places.append((x, y, z))
+    return tuple(places)
+
+
+def _likelier(value: float, by: float) -> float:
+    """A probability whose log odds are moved; 0 and 1 stay."""
+    if not 0 < value < 1:
+        return value
+    return 1 / (1 + math.exp(-by) * (1 - value) / value)
+
+
+def _left(
+    values: Float32Array, inside: npt.NDArray[np.bool_], high: np.float32, least_vox: float
+) -> list[int]:
+    """Voxels of each finding that the components of ``inside`` make."""
+    parts = _label(inside)
+    bright = np.zeros(parts.max() + 1, bool)
+    bright[parts[values >= high]] = True
+    voxels = np.bincount(parts.ravel())
+    return [int(n) for n in voxels[1:][(bright & (voxels >= least_vox))[1:]]]
+
+
+def _is_vague(most: int, least: int) -> bool:
+    """Whether noise can change a volume by more than is allowed."""
+    return NOISE_SHARE * (most - least) > max(CLOSE_VOX, CLOSE_SHARE * least)
 
 
 def components(mask: Volume) -> Volume:

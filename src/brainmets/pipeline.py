@@ -12,15 +12,16 @@ from brainmets.concurrency import meanwhile
 from brainmets.config import to_mapping
 from brainmets.errors import ConfigError
 from brainmets.inference.predict import calibrated, predict
+from brainmets.inference.second_look import looked_at_again
 from brainmets.io import images, nifti
-from brainmets.lesions import components, find, measure
+from brainmets.lesions import components, doubtful, find, measure
 from brainmets.network import bundle as bundles
 from brainmets.network.bundle import Bundle
-from brainmets.network.choice import Wanted, choose_engine
+from brainmets.network.choice import Wanted, choose_engine, exact_engine, release
 from brainmets.network.cost import bytes_per_voxel
 from brainmets.network.engines import Engine
 from brainmets.preprocess.brain import AUTO, Brain, Extractor, extract_brain, given_mask
-from brainmets.preprocess.prepare import prepare, restore
+from brainmets.preprocess.prepare import Prepared, prepare, restore
 from brainmets.report.content import Check, Report, check_contrast, check_scan
 from brainmets.volume import Volume, on_grid
 
@@ -46,6 +47,9 @@ class Model:
 
     largest_vox: int = 0
     """Voxels that a tile may have; see :func:`brainmets.inference.tiles.plan`."""
+
+    exact: Engine | None = None
+    """Computes again where the engine's fewer bits leave doubt; None: nothing does."""
 
 
 def load_model(
@@ -81,7 +85,8 @@ def load_model(
     largest = largest_tile(bundle, chosen.name, max_memory_gb or MAX_MEMORY_GB)
     if max_memory_gb is not None:
         _require_memory(bundle, chosen.name, largest, max_memory_gb)
-    return Model(bundle, chosen, reason, largest if large_tiles else 0)
+    exact = exact_engine(bundle, chosen, prove=prove)
+    return Model(bundle, chosen, reason, largest if large_tiles else 0, exact)
 
 
 def largest_tile(bundle: Bundle, engine: str, max_memory_gb: float) -> int:
@@ -169,17 +174,8 @@ def analyse(
     grow = brain.extractor != "already stripped"
     with meanwhile(lambda: check_contrast(scan, brain.mask)) as contrast:
         prepared = prepare(scan.volume, brain.mask, model.bundle.recipe, grow=grow)
-    told("predict", 0, 1)
-    tiles = predict(
-        prepared,
-        model.engine,
-        model.bundle.tiling,
-        largest_vox=model.largest_vox,
-        progress=lambda done, total: told("predict", done, total),
-    )
-    told("restore", 0, 1)
-    probability = restore(tiles, prepared)
-    del tiles, prepared
+    probability = probability_of(prepared, model, told)
+    del prepared
     told("lesions", 0, 1)
     mask = find(probability, model.bundle.rule)
     probability = calibrated(probability, model.bundle.temperature)
@@ -187,6 +183,37 @@ def analyse(
     checks = (*check_scan(scan), contrast(), *brain_checks(brain))
     provenance = _provenance(brain, model)
     return Report(name, scan, mask, lesions, checks, probability, brain.mask, provenance)
+
+
+def probability_of(prepared: Prepared, model: Model, progress: Progress | None = None) -> Volume:
+    """Probabilities on the scanner's grid; where fewer bits leave doubt, those of float32.
+
+    Raises:
+        RunError: the network gave another shape, or numbers that are not finite.
+    """
+    told = progress or _silent
+    told("predict", 0, 1)
+    tiling, largest = model.bundle.tiling, model.largest_vox
+    tiles = predict(
+        prepared, model.engine, tiling, largest_vox=largest,
+        progress=lambda done, total: told("predict", done, total),
+    )  # fmt: skip
+    told("restore", 0, 1)
+    probability = restore(tiles, prepared)
+    if model.exact is None:
+        return probability
+    told("second look", 0, 1)
+    places = doubtful(probability, model.bundle.rule)
+    if not places:
+        return probability
+    del probability
+    release(model.engine)
+    tiles = looked_at_again(
+        prepared, tiles, places, model.exact, tiling, largest_vox=largest,
+        progress=lambda done, total: told("second look", done, total),
+    )  # fmt: skip
+    release(model.exact)
+    return restore(tiles, prepared)
 
 
 def measure_mask(scan: Scan, mask: Volume, *, case_id: str = "scan") -> Report:
@@ -245,6 +272,7 @@ def _provenance(brain: Brain | None = None, model: Model | None = None) -> Mappi
         values["options"] = {
             "tiling": to_mapping(bundle.tiling), "largest_tile_vox": model.largest_vox,
             "temperature": bundle.temperature,
+            "second_look": model.exact and model.exact.name,
         }  # fmt: skip
         values["engine"] = model.engine.name
     return values

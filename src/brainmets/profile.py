@@ -9,7 +9,10 @@ from brainmets.network.bundle import Bundle
 from brainmets.network.cost import Timed, floating_point_operations, matrix_rate
 
 Row = tuple[str, str, str, str]
-STAGES = ("fingerprint", "read", "brain", "prepare", "predict", "restore", "lesions", "write")
+STAGES = (
+    "fingerprint", "read", "brain", "prepare", "predict", "restore", "second look", "lesions",
+    "write",
+)  # fmt: skip
 """In the order in which they run."""
 HEADER = ("case", "stage", "seconds", "peak MB")
 

@@ -45,26 +45,36 @@ def predict(
     """
     data = np.asarray(prepared.volume.data, np.float32)
     brain = np.asarray(prepared.brain.data, bool)
-    tiles = [
-        tile
-        for tile in plan(prepared.volume.grid.shape, prepared.box, tiling, largest_vox)
-        if brain[clip(tile, prepared.box)[0]].any()
-    ]
+    tiles = tiles_of(prepared, tiling, largest_vox)
     x, y, z = (side.stop - side.start for side in tiles[0])
     weights = gaussian_weights((x, y, z))
     result = np.zeros(data.shape, np.float32)
     mean = result[prepared.box]
     weight = np.zeros_like(mean)
     for done, tile in enumerate(tiles, start=1):
-        probability = _run(engine, read_tile(data, tile))
-        _blend(mean, weight, probability, weights, _in_box(tile, prepared.box))
+        probability = run(engine, read_tile(data, tile))
+        blend(mean, weight, probability, weights, in_box(tile, prepared.box))
         if progress is not None:
             progress(done, len(tiles))
     mean[~brain[prepared.box]] = 0
     return prepared.volume.with_data(result)
 
 
-def _run(engine: Engine, tile: Float32) -> Float32:
+def tiles_of(prepared: Prepared, tiling: Tiling, largest_vox: int = 0) -> tuple[Box, ...]:
+    """The tiles of a scan that hold brain, in the order in which they are averaged."""
+    return tuple(
+        tile
+        for tile in plan(prepared.volume.grid.shape, prepared.box, tiling, largest_vox)
+        if np.any(prepared.brain.data[clip(tile, prepared.box)[0]])
+    )
+
+
+def run(engine: Engine, tile: Float32) -> Float32:
+    """One tile's probabilities.
+
+    Raises:
+        RunError: they have another shape, or are not finite.
+    """
     probability = np.asarray(engine(tile), np.float32)
     if probability.shape != tile.shape or not np.isfinite(probability).all():
         raise RunError(
@@ -74,7 +84,7 @@ def _run(engine: Engine, tile: Float32) -> Float32:
     return probability
 
 
-def _in_box(tile: Box, box: Box) -> tuple[Box, Box]:
+def in_box(tile: Box, box: Box) -> tuple[Box, Box]:
     """The tile's part of the box: counted from the box's first voxel, and from the tile's."""
     inside, here = clip(tile, box)
     x, y, z = (
@@ -84,7 +94,7 @@ def _in_box(tile: Box, box: Box) -> tuple[Box, Box]:
     return (x, y, z), here
 
 
-def _blend(
+def blend(
     mean: Float32,
     weight: Float32,
     probability: Float32,

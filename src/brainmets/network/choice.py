@@ -81,6 +81,49 @@ class Careful:
         return self.engine(tile)
 
 
+@dataclass
+class Exact:
+    """Float32 for where fewer bits leave doubt: loaded when it is asked for the first time.
+
+    Attributes:
+        bundle: the model.
+        prove: as for :func:`choose_engine`.
+        engine: what was loaded.
+    """
+
+    bundle: Bundle
+    prove: bool = True
+    engine: Engine | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the engine in use, or of the one that would be."""
+        return self.engine.name if self.engine else "openvino cpu float32"
+
+    def __call__(self, tile: Tile) -> Tile:
+        """See :class:`brainmets.network.engines.Engine`."""
+        if self.engine is None:
+            wanted = Wanted("openvino", "cpu", "f32")
+            self.engine, _ = choose_engine(self.bundle, wanted, prove=self.prove)
+        return self.engine(tile)
+
+
+def exact_engine(bundle: Bundle, engine: Engine, *, prove: bool = True) -> Engine | None:
+    """What decides where an engine leaves doubt; None where it computes in float32 itself."""
+    has_fewer_bits = engine.name.startswith("openvino") and "bfloat16" in engine.name
+    return Exact(bundle, prove) if has_fewer_bits or "int8" in engine.name else None
+
+
+def release(engine: Engine | None) -> None:
+    """Give an engine's memory back, if it can be loaded again in no time."""
+    while isinstance(engine, Careful | Exact):
+        engine = engine.engine
+    parts = engine.engines if isinstance(engine, Averaged) else (engine,)
+    for part in parts:
+        if isinstance(part, openvino_engine.OpenVinoEngine):
+            part.compiled.release()
+
+
 def choose_engine(bundle: Bundle, wanted: Wanted, *, prove: bool = True) -> tuple[Engine, str]:
     """The engine for a model, and one sentence on why it was taken.
 

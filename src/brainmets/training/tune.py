@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from brainmets import pipeline
 from brainmets.cohort import Case, Cohort
 from brainmets.config import DecisionRule
 from brainmets.errors import CohortError
@@ -18,7 +19,7 @@ from brainmets.lesions import components, find
 from brainmets.network.bundle import Bundle
 from brainmets.network.engines import Engine
 from brainmets.pipeline import Model, find_brain
-from brainmets.preprocess.prepare import prepare, restore
+from brainmets.preprocess.prepare import Prepared, prepare, restore
 from brainmets.training.rules import LOWS, Candidate, best_rule, candidates
 from brainmets.volume import Volume, on_grid, to_nearest_ras
 
@@ -28,21 +29,25 @@ Labels = Collection[int] | None
 
 def probability_of(case: Case, model: Model) -> Volume:
     """The model's probabilities on the scanner's grid, by the same steps as in use."""
-    return probabilities_of(case, model.bundle, {"": model.engine}, model.largest_vox)[""]
+    return pipeline.probability_of(_prepared(case, model.bundle), model)
 
 
 def probabilities_of(
     case: Case, bundle: Bundle, engines: Mapping[str, Engine], largest_vox: int = 0
 ) -> dict[str, Volume]:
     """The probabilities of several engines, by name, from one preparation of the scan."""
-    scan = images.read_case(case).volume
-    brain = find_brain(scan, case.brain_mask)
-    grow = brain.extractor != "already stripped"
-    prepared = prepare(scan, brain.mask, bundle.recipe, grow=grow)
+    prepared = _prepared(case, bundle)
     return {
         name: restore(predict(prepared, engine, bundle.tiling, largest_vox=largest_vox), prepared)
         for name, engine in engines.items()
     }
+
+
+def _prepared(case: Case, bundle: Bundle) -> Prepared:
+    scan = images.read_case(case).volume
+    brain = find_brain(scan, case.brain_mask)
+    grow = brain.extractor != "already stripped"
+    return prepare(scan, brain.mask, bundle.recipe, grow=grow)
 
 
 def reference_of(case: Case, target_labels: Labels = None) -> Volume:
