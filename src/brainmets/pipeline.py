@@ -27,7 +27,7 @@ from brainmets.volume import Volume, on_grid
 
 DEFAULT_MODEL = "starter"
 MAX_MEMORY_GB = 3.0
-NETWORK_MB = {"bfloat16": 370, "float32": 740, "torch": 975}
+NETWORK_MB = {"bfloat16": 370, "float32": 740, "torch": 975, "second look": 440}
 WEIGHT_BYTES = {"openvino": 18, "torch": 6}
 LIBRARIES_MB = 300
 READ_BYTES_PER_VOXEL, FOUND_BYTES_PER_VOXEL, BESIDE_BYTES_PER_VOXEL = 5.0, 12.0, 16.0
@@ -99,8 +99,9 @@ def expected_peak_mb(model: Model, voxels: int, *, several: bool = False) -> int
     """What one scan will take at most, as measured on scans of 7 to 105 million voxels (MiB).
 
     The peak lies where the network runs: libraries, its weights (in several copies while OpenVINO
-    compiles them), its tile, the prepared scan, and the scan itself; or, in large scans, where
-    probabilities are back on the scan's voxels. On Linux with the built-in extractor; a test
+    compiles them), its tile, the prepared scan, and the scan itself; or where it runs again in
+    float32, which few scans need; or, in large scans, where probabilities are back on the scan's
+    voxels. On Linux with the built-in extractor; a test
     holds it against the recorded figures.
 
     Args:
@@ -109,17 +110,24 @@ def expected_peak_mb(model: Model, voxels: int, *, several: bool = False) -> int
         several: whether another like it is read meanwhile, and another written.
     """
     engine = model.engine.name
-    tile = max(model.bundle.tiling.tile_vox**3, model.largest_vox)
-    network = tile * bytes_per_voxel(model.bundle.architecture, engine) * model.bundle.networks
     library = "openvino" if "openvino" in engine else "torch"
     kind = (
         next((k for k in NETWORK_MB if k in engine), "float32") if library != "torch" else library
     )
+    networks = [(kind, engine)] + ([("second look", model.exact.name)] if model.exact else [])
     weights = WEIGHT_BYTES[library] * sum(values.size for values in model.bundle.weights.values())
     beside = BESIDE_BYTES_PER_VOXEL * voxels if several else 0
-    running = NETWORK_MB[kind] + (network + READ_BYTES_PER_VOXEL * voxels) / 2**20
+    running = READ_BYTES_PER_VOXEL * voxels / 2**20 + max(
+        NETWORK_MB[each] + _tile_bytes(model, name) / 2**20 for each, name in networks
+    )
     found = LIBRARIES_MB + FOUND_BYTES_PER_VOXEL * voxels / 2**20
     return round(max(running, found) + (weights + beside) / 2**20)
+
+
+def _tile_bytes(model: Model, engine: str) -> float:
+    """What all networks of a model take for one tile."""
+    tile = max(model.bundle.tiling.tile_vox**3, model.largest_vox)
+    return tile * bytes_per_voxel(model.bundle.architecture, engine) * model.bundle.networks
 
 
 def _require_memory(bundle: Bundle, engine: str, largest: int, max_memory_gb: float) -> None:
