@@ -1,6 +1,6 @@
 """The whole line keeps what is true of the patient, however the scan is stored."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -46,6 +46,45 @@ def head():
 @cache
 def plain_report():
     return analyse(scan_of(head().scan), model=MODEL)
+
+
+@dataclass
+class Fixed:
+    """An engine that lowers what another gives, by log odds."""
+
+    by: float
+    name: str = "fixed"
+    calls: int = 0
+
+    def __call__(self, tile):
+        """See :class:`brainmets.network.engines.Engine`."""
+        self.calls += 1
+        given = MODEL.engine(tile).astype(np.float64).clip(1e-6, 1 - 1e-6)
+        return (1 / (1 + np.exp(-(np.log(given / (1 - given)) + self.by)))).astype(np.float32)
+
+
+def test_where_fewer_bits_leave_doubt_the_exact_engine_decides():
+    scan = scan_of(head().scan)
+    clear = min(0.9999, max(lesion.max_probability for lesion in plain_report().lesions))
+    faint = Fixed(-float(np.log(clear / (1 - clear))))
+    lax = replace(MODEL.bundle, rule=replace(MODEL.bundle.rule, low=0.2, high=0.2))
+    found = analyse(scan, model=replace(MODEL, bundle=lax, engine=faint)).lesions
+    highest = max(lesion.max_probability for lesion in found)
+    rule = replace(lax.rule, high=0.999 * highest)
+    hair = replace(MODEL, bundle=replace(lax, rule=rule))
+    rough, exact = Fixed(faint.by - 0.1), Fixed(faint.by)
+    alone = analyse(scan, model=replace(hair, engine=rough))
+    both = analyse(scan, model=replace(hair, engine=rough, exact=exact))
+    truth = analyse(scan, model=replace(hair, engine=exact))
+    assert len(alone.lesions) < len(truth.lesions) == len(both.lesions)
+    assert both.provenance["options"]["second_look"] == "fixed"
+
+
+def test_without_doubt_the_exact_engine_is_not_asked():
+    exact = Fixed(0.0)
+    report = analyse(scan_of(head().scan), model=replace(MODEL, exact=exact))
+    assert len(report.lesions) == len(plain_report().lesions)
+    assert exact.calls == 0
 
 
 def turned(volume, order):

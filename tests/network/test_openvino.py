@@ -14,7 +14,7 @@ from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
 from brainmets.errors import BundleError, ConfigError
 from brainmets.network import choice, engines, openvino_engine, openvino_graph
 from brainmets.network.bundle import Bundle, Int8, find, read
-from brainmets.network.choice import Careful, Wanted, choose_engine
+from brainmets.network.choice import Careful, Exact, Wanted, choose_engine, exact_engine, release
 from brainmets.network.engines import LARGEST_DIFFERENCE, tolerance, verify
 from brainmets.network.openvino_graph import FEWER, LAST, unet_graph
 from brainmets.network.rounding import WHOLE_NUMBERS
@@ -328,6 +328,41 @@ def test_predict_loads_neither_torch_nor_matplotlib_and_asks_nothing_of_the_netw
     assert done.stdout.splitlines()[-2:] == ["[]", "True None 0"], done.stdout + done.stderr
     assert (tmp_path / "out" / "head" / "report.html").is_file()
     assert '"engine_reason"' in (tmp_path / "out" / "head" / "run.json").read_text()
+
+
+def test_only_fewer_bits_on_openvino_have_a_second_look(bundle, cache):
+    for precision, expected in (("f32", False), ("bf16", True)):
+        engine = openvino_engine.openvino_engine(bundle, precision)
+        assert (exact_engine(bundle, engine) is not None) is expected
+    assert exact_engine(bundle, openvino_engine.openvino_engine(watched(bundle), "int8"))
+    torch_in_bf16, _ = choose_engine(bundle, Wanted("torch", "cpu", "f32"))
+    assert exact_engine(bundle, torch_in_bf16) is None
+
+
+def test_the_exact_engine_is_loaded_when_it_is_asked_and_given_back(bundle, cache):
+    exact = exact_engine(bundle, openvino_engine.openvino_engine(bundle, "bf16"))
+    assert isinstance(exact, Exact)
+    assert exact.engine is None
+    assert exact.name == "openvino cpu float32"
+    release(exact)  # nothing to give back yet
+    tile = bundle.example["input"]
+    first = exact(tile)
+    np.testing.assert_allclose(first, bundle.example["output"], atol=1e-4)
+    assert exact.name == "openvino cpu float32"
+    compiled = exact.engine.engine.compiled
+    assert compiled._ready
+    release(exact)
+    assert not compiled._ready
+    assert np.array_equal(exact(tile), first)
+
+
+def test_the_exact_engine_is_torch_where_openvino_fails(bundle, cache, monkeypatch, caplog):
+    monkeypatch.setattr(engines, "LARGEST_DIFFERENCE", -1.0)
+    exact = Exact(bundle)
+    np.testing.assert_allclose(exact(bundle.example["input"]), bundle.example["output"], atol=1e-4)
+    assert exact.name == "torch cpu float32"
+    assert "torch is used instead" in caplog.text
+    release(exact)
 
 
 def inputs_of_the_last_layers(bundle, tile):

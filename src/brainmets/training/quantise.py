@@ -13,7 +13,8 @@ from brainmets.lesions import find
 from brainmets.network.bundle import Bundle
 from brainmets.network.engines import Engine
 from brainmets.network.openvino_engine import INT8, openvino_engine, watching_engine
-from brainmets.training.tune import probabilities_of, reference_of
+from brainmets.pipeline import Model
+from brainmets.training.tune import probabilities_in_use, probabilities_of, reference_of
 from brainmets.volume import Volume, on_grid
 
 CALIBRATION_CASES = 12
@@ -51,9 +52,9 @@ def quantise(
     """The model with what int8 needs, and its loss on a cohort, which the card holds too.
 
     The largest values come from the tiles of the first half of the cases, at most of 12. On the
-    others the loss is measured. Int8 becomes the default where these are 20 or more, with 20
-    lesions or more, and keep at least 99.9 % of float32's mean Dice, and 99 % of them the same
-    lesions.
+    others the loss is measured, as in use: places in doubt are computed again. Int8 becomes the
+    default where these are 20 or more, with 20 lesions or more, and keep at least 99.9 % of
+    float32's mean Dice, and 99 % of them the same lesions.
 
     Args:
         cohort: cases that the network has not learnt from; reference masks are welcome.
@@ -99,9 +100,13 @@ def _judged(bundle: Bundle, losses: Sequence[Loss]) -> Bundle:
 def _loss_of(
     case: Case, bundle: Bundle, engines: Mapping[str, Engine], target_labels: Sequence[int] | None
 ) -> Loss:
+    models = {
+        name: Model(bundle, engine, exact=None if name == "f32" else engines["f32"])
+        for name, engine in engines.items()
+    }
     masks = {
         name: find(probability, bundle.rule)
-        for name, probability in probabilities_of(case, bundle, engines).items()
+        for name, probability in probabilities_in_use(case, models).items()
     }
     seen = compare(masks["f32"].data, masks[INT8].data)
     if case.mask is None:

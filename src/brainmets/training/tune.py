@@ -29,13 +29,19 @@ Labels = Collection[int] | None
 
 def probability_of(case: Case, model: Model) -> Volume:
     """The model's probabilities on the scanner's grid, by the same steps as in use."""
-    return pipeline.probability_of(_prepared(case, model.bundle), model)
+    return probabilities_in_use(case, {"": model})[""]
+
+
+def probabilities_in_use(case: Case, models: Mapping[str, Model]) -> dict[str, Volume]:
+    """The same of several models that differ in their engines alone, by name."""
+    prepared = _prepared(case, next(iter(models.values())).bundle)
+    return {name: pipeline.probability_of(prepared, model) for name, model in models.items()}
 
 
 def probabilities_of(
     case: Case, bundle: Bundle, engines: Mapping[str, Engine], largest_vox: int = 0
 ) -> dict[str, Volume]:
-    """The probabilities of several engines, by name, from one preparation of the scan."""
+    """What several engines give, by name, from one preparation of the scan: no second look."""
     prepared = _prepared(case, bundle)
     return {
         name: restore(predict(prepared, engine, bundle.tiling, largest_vox=largest_vox), prepared)
