@@ -36,7 +36,7 @@ test: install
 	$(BIN)/pytest -n $(JOBS) -m "slow or not slow" --durations=15 \
 		--cov --cov-report=term:skip-covered --cov-fail-under=90
 
-GATE := .bench/gate/cohort.tsv
+GATE := .bench/gate-$(if $(BRAINMETS_DATA),maps,head)/cohort.tsv
 GATE_HEADS := $(if $(BRAINMETS_DATA),$(foreach n,17 18 19 20,\
 	--anatomy $(BRAINMETS_DATA)/anatomy/training_seg_$(n).nii.gz))
 $(GATE): | install

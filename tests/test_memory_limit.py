@@ -28,6 +28,14 @@ def test_half_of_the_memory_is_the_networks():
     assert largest_tile(bundle, "openvino cpu bfloat16", 3) == pytest.approx(2 * largest, abs=2)
 
 
+def test_the_bound_holds_for_a_second_look_too():
+    asked = {"device": "cpu", "engine": "openvino", "large_tiles": True, "max_memory_gb": 1.0}
+    models = [load_model("starter", precision=p, **asked) for p in ("f32", "bf16", "int8")]
+    assert len({model.largest_vox for model in models}) == 1
+    with pytest.raises(ConfigError, match="too little"):
+        load_model("starter", precision="bf16", **asked | {"max_memory_gb": 0.3})
+
+
 def test_too_little_is_refused_and_the_message_says_what_would_do():
     asked = {"device": "cpu", "engine": "openvino", "precision": "f32"}
     with pytest.raises(ConfigError, match=r"too little for starter.* allow at least 0\.6 GB"):

@@ -77,7 +77,9 @@ def test_where_fewer_bits_leave_doubt_the_exact_engine_decides():
     both = analyse(scan, model=replace(hair, engine=rough, exact=exact))
     truth = analyse(scan, model=replace(hair, engine=exact))
     assert len(alone.lesions) < len(truth.lesions) == len(both.lesions)
-    assert both.provenance["options"]["second_look"] == "fixed"
+    places = [r.provenance["options"]["second_look_places"] for r in (alone, both)]
+    assert places[0] is None
+    assert places[1] >= 1
 
 
 def test_without_doubt_the_exact_engine_is_not_asked():
@@ -85,6 +87,7 @@ def test_without_doubt_the_exact_engine_is_not_asked():
     report = analyse(scan_of(head().scan), model=replace(MODEL, exact=exact))
     assert len(report.lesions) == len(plain_report().lesions)
     assert exact.calls == 0
+    assert report.provenance["options"]["second_look_places"] == 0
 
 
 def turned(volume, order):

@@ -140,7 +140,7 @@ def predict_cases(
     bundle = model.bundle.identity
     made_with = (
         bundle, model.engine.name, str(model.largest_vox), extractor.identity,
-        str(save_probability),
+        str(save_probability), str(model.exact is not None),
     )  # fmt: skip
     run = {"engine": model.engine.name, "engine_reason": model.reason}
     line = _Line(out, made_with, make, save_probability, run, watch, profile)

@@ -131,7 +131,8 @@ def doubtful(probability: Volume, rule: DecisionRule) -> tuple[Box, ...]:
     whether a finding is one at all hangs on thresholds.
 
     A finding by thresholds that are lower by ``DOUBT`` is beyond doubt if exactly one is left of it
-    by thresholds that are higher by as much, and about as large.
+    by thresholds that are higher by as much, and about as large. Thresholds of 0 and 1 stay as they
+    are.
 
     Args:
         probability: 0 to 1, on the scanner's grid.
@@ -140,18 +141,18 @@ def doubtful(probability: Volume, rule: DecisionRule) -> tuple[Box, ...]:
     Returns:
         The voxels of each in a box.
     """
-    (low, high), (lower, higher) = (
+    (low_less, low_more), (high_less, high_more) = (
         [np.float32(_likelier(value, by)) for by in (-DOUBT, DOUBT)]
         for value in (rule.low, rule.high)
     )
     least_vox = rule.smallest_mm3 / probability.grid.voxel_volume_mm3 * (1 - ROUNDING)
-    box = bounding_box(np.greater_equal(probability.data, low))
+    box = bounding_box(np.greater_equal(probability.data, low_less))
     if box[0].start == box[0].stop:
         return ()
     values = np.asarray(probability.data[box], np.float32)
-    parts = _label(values >= low)
+    parts = _label(values >= low_less)
     bright = np.zeros(parts.max() + 1, bool)
-    bright[parts[values >= lower]] = True
+    bright[parts[values >= high_less]] = True
     places = []
     for number, where in enumerate(ndimage.find_objects(parts), start=1):
         if not bright[number]:
@@ -160,7 +161,7 @@ def doubtful(probability: Volume, rule: DecisionRule) -> tuple[Box, ...]:
         most = int(np.count_nonzero(inside))
         if most < least_vox:
             continue
-        left = _left(values[where], inside & (values[where] >= high), higher, least_vox)
+        left = _left(values[where], inside & (values[where] >= low_more), high_more, least_vox)
         if len(left) != 1 or _is_vague(most, left[0]):
             x, y, z = (
                 slice(s.start + b.start, s.stop + b.start) for s, b in zip(where, box, strict=True)

@@ -82,10 +82,11 @@ def load_model(
     bundle = bundles.read(bundles.find(name))
     wanted = Wanted(engine, device, precision)
     chosen, reason = choose_engine(bundle, wanted, prove=prove)
-    largest = largest_tile(bundle, chosen.name, max_memory_gb or MAX_MEMORY_GB)
-    if max_memory_gb is not None:
-        _require_memory(bundle, chosen.name, largest, max_memory_gb)
     exact = exact_engine(bundle, chosen, prove=prove)
+    costlier = exact.name if exact else chosen.name
+    largest = largest_tile(bundle, costlier, max_memory_gb or MAX_MEMORY_GB)
+    if max_memory_gb is not None:
+        _require_memory(bundle, costlier, largest, max_memory_gb)
     return Model(bundle, chosen, reason, largest if large_tiles else 0, exact)
 
 
@@ -182,19 +183,24 @@ def analyse(
     grow = brain.extractor != "already stripped"
     with meanwhile(lambda: check_contrast(scan, brain.mask)) as contrast:
         prepared = prepare(scan.volume, brain.mask, model.bundle.recipe, grow=grow)
-    probability = probability_of(prepared, model, told)
+    probability, places = probability_of(prepared, model, told)
     del prepared
     told("lesions", 0, 1)
     mask = find(probability, model.bundle.rule)
     probability = calibrated(probability, model.bundle.temperature)
     lesions = measure(mask, probability=probability, brain=brain.mask)
     checks = (*check_scan(scan), contrast(), *brain_checks(brain))
-    provenance = _provenance(brain, model)
+    provenance = _provenance(brain, model, places)
     return Report(name, scan, mask, lesions, checks, probability, brain.mask, provenance)
 
 
-def probability_of(prepared: Prepared, model: Model, progress: Progress | None = None) -> Volume:
+def probability_of(
+    prepared: Prepared, model: Model, progress: Progress | None = None
+) -> tuple[Volume, int]:
     """Probabilities on the scanner's grid; where fewer bits leave doubt, those of float32.
+
+    Returns:
+        The probabilities, and how many places were in doubt.
 
     Raises:
         RunError: the network gave another shape, or numbers that are not finite.
@@ -209,11 +215,11 @@ def probability_of(prepared: Prepared, model: Model, progress: Progress | None =
     told("restore", 0, 1)
     probability = restore(tiles, prepared)
     if model.exact is None:
-        return probability
+        return probability, 0
     told("second look", 0, 1)
     places = doubtful(probability, model.bundle.rule)
     if not places:
-        return probability
+        return probability, 0
     del probability
     release(model.engine)
     tiles = looked_at_again(
@@ -221,7 +227,7 @@ def probability_of(prepared: Prepared, model: Model, progress: Progress | None =
         progress=lambda done, total: told("second look", done, total),
     )  # fmt: skip
     release(model.exact)
-    return restore(tiles, prepared)
+    return restore(tiles, prepared), len(places)
 
 
 def measure_mask(scan: Scan, mask: Volume, *, case_id: str = "scan") -> Report:
@@ -262,7 +268,9 @@ def brain_checks(brain: Brain) -> tuple[Check, ...]:
     return (used, *(Check("brain mask", False, note) for note in brain.notes))
 
 
-def _provenance(brain: Brain | None = None, model: Model | None = None) -> Mapping[str, Any]:
+def _provenance(
+    brain: Brain | None = None, model: Model | None = None, places: int = 0
+) -> Mapping[str, Any]:
     values: dict[str, Any] = {
         "brainmets_version": brainmets.__version__, "model": None, "extractor": None,
         "recipe": None, "decision_rule": None, "engine": None, "options": {},
@@ -280,7 +288,7 @@ def _provenance(brain: Brain | None = None, model: Model | None = None) -> Mappi
         values["options"] = {
             "tiling": to_mapping(bundle.tiling), "largest_tile_vox": model.largest_vox,
             "temperature": bundle.temperature,
-            "second_look": model.exact and model.exact.name,
+            "second_look_places": places if model.exact else None,
         }  # fmt: skip
         values["engine"] = model.engine.name
     return values

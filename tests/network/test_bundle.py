@@ -236,6 +236,7 @@ def test_what_int8_needs_is_kept_and_changes_the_identity(path):
         {"largest": {"head": [1.0]}, "is_default": True, "rounded": ["AAAA"]},
         {"largest": {"head": [1.0]}, "is_default": True, "rounded": {"head": "not base64"}},
         {"largest": {"head": [1.0]}, "is_default": True, "rounded": {"head": 1}},
+        {"largest": {"head": [1.0]}, "is_default": True, "rounded": {"head": "\u00e4"}},
         {"largest": {"head": [1.0]}},
         {"largest": [1.0], "is_default": True},
         None,

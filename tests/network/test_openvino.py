@@ -15,6 +15,7 @@ from brainmets.errors import BundleError, ConfigError
 from brainmets.network import choice, engines, openvino_engine, openvino_graph
 from brainmets.network.bundle import Bundle, Int8, find, read
 from brainmets.network.choice import Careful, Exact, Wanted, choose_engine, exact_engine, release
+from brainmets.network.cost import Timed
 from brainmets.network.engines import LARGEST_DIFFERENCE, tolerance, verify
 from brainmets.network.openvino_graph import FEWER, LAST, unet_graph
 from brainmets.network.rounding import WHOLE_NUMBERS
@@ -335,8 +336,9 @@ def test_only_fewer_bits_on_openvino_have_a_second_look(bundle, cache):
         engine = openvino_engine.openvino_engine(bundle, precision)
         assert (exact_engine(bundle, engine) is not None) is expected
     assert exact_engine(bundle, openvino_engine.openvino_engine(watched(bundle), "int8"))
-    torch_in_bf16, _ = choose_engine(bundle, Wanted("torch", "cpu", "f32"))
-    assert exact_engine(bundle, torch_in_bf16) is None
+    for precision in ("f32", "bf16"):
+        by_torch, _ = choose_engine(bundle, Wanted("torch", "cpu", precision))
+        assert exact_engine(bundle, by_torch) is None
 
 
 def test_the_exact_engine_is_loaded_when_it_is_asked_and_given_back(bundle, cache):
@@ -351,7 +353,7 @@ def test_the_exact_engine_is_loaded_when_it_is_asked_and_given_back(bundle, cach
     assert exact.name == "openvino cpu float32"
     compiled = exact.engine.engine.compiled
     assert compiled._ready
-    release(exact)
+    release(Timed(exact))
     assert not compiled._ready
     assert np.array_equal(exact(tile), first)
 
@@ -464,6 +466,38 @@ def test_weights_rounded_together_lose_less_than_each_by_itself(bundle, cache):
         for b in (together, alone)
     )
     assert 0 < one < other
+
+
+def test_rounded_weights_are_not_rounded_again(bundle, cache):
+    """Also where the largest of an output channel is no longer the last whole number."""
+    model = watched(bundle)
+    fewer = {
+        name: (np.frombuffer(numbers, np.int8) // 2).astype(np.int8).tobytes()
+        for name, numbers in model.int8.rounded.items()
+    }
+    halved = replace(model, int8=replace(model.int8, rounded=fewer))
+    asked = []
+    plain = openvino_graph._convolution
+
+    def noted(x, kernel, bias, **given):
+        node = plain(x, kernel, bias, **given)
+        if given.get("int8"):
+            asked.append((np.abs(kernel).max((1, 2, 3, 4)), given["step"].ravel()))
+        return node
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openvino_graph, "_convolution", noted)
+        graph = unet_graph(halved, (32, 32, 32), int8=WHOLE_NUMBERS)
+    assert len(asked) == len(LAST)
+    quantised = [n for n in graph.get_ops() if n.get_type_name() == "FakeQuantize"]
+    reaches = [n.input_value(2).get_node() for n in quantised]
+    reaches = [r.get_data().ravel() for r in reaches if r.get_data().size > 1]
+    for largest, step in asked:
+        assert (largest <= 64 * step).all()
+        assert (
+            any(r.shape == step.shape and np.allclose(r, WHOLE_NUMBERS * step) for r in reaches)
+            or len(step) == 1
+        )
 
 
 def test_rounded_weights_of_another_number_are_refused(bundle, cache):

@@ -248,9 +248,10 @@ def test_with_the_number_given_slices_are_thick_as_often(anatomy, monkeypatch):
     assert np.mean([given["thick"] for given in asked]) == pytest.approx(0.3, abs=0.08)
 
 
-def test_fewer_than_no_metastases_are_refused(tmp_path):
-    with pytest.raises(CohortError, match="0 or more"):
-        simulate_cohort(tmp_path / "sim", cases=1, seed=0, lesions=-1)
+@pytest.mark.parametrize("lesions", [-1, 201])
+def test_more_metastases_than_a_mask_holds_or_fewer_than_none_are_refused(tmp_path, lesions):
+    with pytest.raises(CohortError, match="0 to 200"):
+        simulate_cohort(tmp_path / "sim", cases=1, seed=0, lesions=lesions)
     assert not (tmp_path / "sim").exists()
 
 

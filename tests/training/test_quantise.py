@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from brainmets import pipeline
 from brainmets.cohort import Case, Cohort
 from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
 from brainmets.errors import CohortError, ConfigError
@@ -63,6 +64,23 @@ def test_the_card_says_what_is_lost_and_the_file_keeps_what_is_needed(
     kept = read(tmp_path / "m.brainmets")
     assert kept.int8 == done.int8
     assert all(np.array_equal(kept.weights[k], v) for k, v in bundle.weights.items())
+
+
+def test_the_loss_is_that_of_use(bundle, cohort, cache, monkeypatch):
+    """Where int8 leaves doubt, float32 decides, as it does in predict."""
+    asked = []
+    again = pipeline.looked_at_again
+
+    def counted(prepared, tiles, places, engine, *rest, **options):
+        asked.append(engine.name)
+        return again(prepared, tiles, places, engine, *rest, **options)
+
+    everywhere = lambda probability, _rule: (tuple(slice(0, n) for n in probability.data.shape),)  # noqa: E731
+    monkeypatch.setattr(pipeline, "looked_at_again", counted)
+    monkeypatch.setattr(pipeline, "doubtful", everywhere)
+    _, losses = quantise(cohort, bundle)
+    assert asked == ["openvino cpu float32"] * len(losses)
+    assert [loss.sameness.dice for loss in losses] == [1.0] * len(losses)
 
 
 def test_what_a_case_reaches_is_within_what_all_reach(bundle, cohort, cache):

@@ -197,7 +197,7 @@ def simulate(
         typer.Option(help="What to leave out of every scan; may be repeated."),
     ] = None,
     lesions: Annotated[
-        int | None, typer.Option(min=0, help="Metastases in every scan; drawn by default.")
+        int | None, typer.Option(min=0, max=200, help="Metastases in every scan; drawn by default.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
 ) -> None:

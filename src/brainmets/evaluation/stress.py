@@ -119,7 +119,7 @@ def stress_cases(
     heads = [hashlib.sha256(path.read_bytes()).hexdigest() for path in stress.anatomies]
     made_with = (
         brainmets.__version__, str(VERSION), str(SIMULATOR), str(stress.seed), str(stress.lesions),
-        model.bundle.identity, model.engine.name,
+        model.bundle.identity, model.engine.name, str(model.exact is not None),
     )  # fmt: skip
     jobs = []
     for number in range(stress.cases):

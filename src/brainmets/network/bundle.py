@@ -6,7 +6,6 @@ machine can check that it computes the same.
 """
 
 import base64
-import binascii
 import hashlib
 import json
 import math
@@ -240,7 +239,7 @@ def _int8(card: Any) -> Int8:
 def _rounded(card: Any) -> dict[str, bytes]:
     try:
         return {str(k): base64.b64decode(text, validate=True) for k, text in card.items()}
-    except (AttributeError, TypeError, binascii.Error) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise BundleError(
             "what it says for int8 is damaged; expected rounded weights in base64 by layer"
         ) from error

@@ -11,6 +11,7 @@ import numpy as np
 from brainmets.errors import BrainmetsError, ConfigError
 from brainmets.network import openvino_engine
 from brainmets.network.bundle import Bundle
+from brainmets.network.cost import Timed
 from brainmets.network.engines import Engine, Tile, verify
 from brainmets.network.ensemble import Averaged
 
@@ -109,14 +110,14 @@ class Exact:
 
 
 def exact_engine(bundle: Bundle, engine: Engine, *, prove: bool = True) -> Engine | None:
-    """What decides where an engine leaves doubt; None where it computes in float32 itself."""
-    has_fewer_bits = engine.name.startswith("openvino") and "bfloat16" in engine.name
-    return Exact(bundle, prove) if has_fewer_bits or "int8" in engine.name else None
+    """What decides where an engine leaves doubt; None where it is float32 itself, or PyTorch."""
+    has_fewer_bits = "bfloat16" in engine.name or "int8" in engine.name
+    return Exact(bundle, prove) if engine.name.startswith("openvino") and has_fewer_bits else None
 
 
 def release(engine: Engine | None) -> None:
     """Give an engine's memory back, if it can be loaded again in no time."""
-    while isinstance(engine, Careful | Exact):
+    while isinstance(engine, Careful | Exact | Timed):
         engine = engine.engine
     parts = engine.engines if isinstance(engine, Averaged) else (engine,)
     for part in parts:

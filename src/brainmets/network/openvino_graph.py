@@ -273,7 +273,9 @@ class Eight:
                     f"{self.owner}: for int8 it gives {whole.size} rounded weights of {name!r}, "
                     f"expected {kernel.size}"
                 )
-            kernel = whole.reshape(kernel.shape) * step_of(kernel)
+            step = step_of(kernel)
+            kernel = whole.reshape(kernel.shape) * step
+            return _convolution(x, kernel, bias, int8=self.whole_numbers, step=step)
         return _convolution(x, kernel, bias, int8=self.whole_numbers)
 
 
@@ -406,11 +408,20 @@ def _plain(weights: Weights, name: str, shape: tuple[int, int]) -> tuple[Array, 
     return kernel, weights.take(f"{name}.bias", shape[:1])
 
 
-def _convolution(x: Node, kernel: Array, bias: Array, *, stride: int = 1, int8: int = 0) -> Node:
+def _convolution(
+    x: Node,
+    kernel: Array,
+    bias: Array,
+    *,
+    stride: int = 1,
+    int8: int = 0,
+    step: Array | None = None,
+) -> Node:
     """A convolution; in 8 bits its input, not negative, reaches to ``HEADROOM``.
 
-    Its weights then take the whole numbers to ``int8``. Processors without VNNI add two products
-    in 16 bits, and cut larger sums than those of ``FEWER`` off without a word.
+    Its weights then take the whole numbers to ``int8``, each of which stands for ``step`` (by
+    default such that the largest weight of an output channel is the last). Processors without VNNI
+    add two products in 16 bits, and cut larger sums than those of ``FEWER`` off without a word.
     """
     from openvino import opset13 as op
 
@@ -419,8 +430,7 @@ def _convolution(x: Node, kernel: Array, bias: Array, *, stride: int = 1, int8: 
     if int8:
         top = np.float32(HEADROOM)
         x = op.fake_quantize(x, np.float32(0), top, np.float32(0), top, 256)
-        largest = np.abs(kernel).max((1, 2, 3, 4), keepdims=True)
-        reach = WHOLE_NUMBERS / int8 * largest
+        reach = (step_of(kernel) if step is None else step) * WHOLE_NUMBERS**2 / int8
         most = np.maximum(reach, np.finfo(np.float32).tiny).astype(np.float32)
         weight = op.fake_quantize(weight, -most, most, -most, most, 255)
     shift = op.constant(bias.astype(np.float32).reshape(1, -1, 1, 1, 1))

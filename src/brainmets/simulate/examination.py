@@ -25,6 +25,8 @@ VERSION = 3
 """Raised when the same seed gives other images."""
 NOTE = "simulation.txt"
 """What the folder's cohort was made from, so that two never mix."""
+MOST_LESIONS = 200
+"""In one scan; its mask counts to 255."""
 THICK_SHARE = 0.3
 """Of scans, those of thick slices."""
 Progress = Callable[[int, int], None]
@@ -138,14 +140,14 @@ def simulate_cohort(
         progress: called with (done, total).
 
     Raises:
-        CohortError: ``cases`` is below 1 or ``lesions`` below 0, or the folder holds a cohort of
-            other settings.
+        CohortError: ``cases`` is below 1 or ``lesions`` outside 0 to 200, or the folder holds a
+            cohort of other settings.
         WriteError: the folder cannot be written to.
     """
     if cases < 1:
         raise CohortError(f"cannot simulate {cases} cases; ask for at least 1")
-    if lesions is not None and lesions < 0:
-        raise CohortError(f"cannot simulate {lesions} metastases; ask for 0 or more")
+    if lesions is not None and not 0 <= lesions <= MOST_LESIONS:
+        raise CohortError(f"cannot simulate {lesions} metastases; ask for 0 to {MOST_LESIONS}")
     require_writable(out)
     sweep(out)
     made = _Made(seed, frozenset(without), lesions)

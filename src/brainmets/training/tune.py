@@ -35,7 +35,7 @@ def probability_of(case: Case, model: Model) -> Volume:
 def probabilities_in_use(case: Case, models: Mapping[str, Model]) -> dict[str, Volume]:
     """The same of several models that differ in their engines alone, by name."""
     prepared = _prepared(case, next(iter(models.values())).bundle)
-    return {name: pipeline.probability_of(prepared, model) for name, model in models.items()}
+    return {name: pipeline.probability_of(prepared, model)[0] for name, model in models.items()}
 
 
 def probabilities_of(
