@@ -40,7 +40,7 @@ GATE := .bench/gate-$(if $(BRAINMETS_DATA),maps,head)/cohort.tsv
 GATE_HEADS := $(if $(BRAINMETS_DATA),$(foreach n,17 18 19 20,\
 	--anatomy $(BRAINMETS_DATA)/anatomy/training_seg_$(n).nii.gz))
 $(GATE): | install
-	$(BIN)/brainmets simulate $(dir $@) --cases 100 --seed 1720 --workers 2 $(GATE_HEADS)
+	$(BIN)/brainmets simulate $(dir $@) --cases 100 --seed 2640 --workers 2 $(GATE_HEADS)
 
 bench: install $(GATE)
 	$(BIN)/python benchmarks/predict.py

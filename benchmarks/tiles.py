@@ -18,6 +18,7 @@ import numpy as np
 
 from brainmets.cohort import read_cohort
 from brainmets.evaluation.case import score
+from brainmets.evaluation.sameness import compare
 from brainmets.inference.predict import predict
 from brainmets.inference.tiles import plan, read_tile
 from brainmets.io import images
@@ -26,7 +27,7 @@ from brainmets.pipeline import find_brain, load_model
 from brainmets.preprocess.prepare import prepare, restore
 from brainmets.training.tune import reference_of
 from brainmets.volume import on_grid
-from loss_gate import compare, real_cases
+from loss_gate import real_cases
 from record import write
 
 
@@ -64,7 +65,8 @@ def main() -> None:
                     "found": sum(lesion.matched for lesion in there),
                     "false_positives": scores.scores["false_positives"].value,
                 }  # fmt: skip
-        row |= compare(*(np.asarray(mask.data) for mask in masks.values()))
+        seen = compare(*(np.asarray(mask.data) for mask in masks.values()))
+        row["same_lesions"] = seen.is_same
         print(row, flush=True)
         rows.append(row)
     value = summary(rows, model.engine.name)
