@@ -15,7 +15,7 @@ def volume(data, spacing=1.0):
     return Volume(np.asarray(data, np.float32), Grid(data.shape, np.diag([spacing] * 3 + [1.0])))
 
 
-def ball(top, at=(15, 15, 15), radius=4.0, shape=(32, 32, 32), width=0.3):
+def ball(top, at=(15, 15, 15), radius=4.0, shape=(32, 32, 32), width=0.2):
     """A probability that falls off across a ball's surface."""
     distance = np.sqrt(
         sum((axis - c) ** 2 for axis, c in zip(np.ogrid[:32, :32, :32], at, strict=True))
@@ -41,7 +41,7 @@ def test_a_finding_near_the_upper_threshold_is_in_doubt(top):
 
 
 def test_a_finding_near_the_smallest_volume_is_in_doubt():
-    assert doubtful(volume(ball(0.99, radius=3.0)), RULE) == ()
+    assert doubtful(volume(ball(0.99, radius=5.0)), RULE) == ()
     between = 0
     for radius in np.linspace(1.2, 1.8, 61):
         probability = ball(0.99, radius=radius)

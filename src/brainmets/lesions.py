@@ -51,7 +51,7 @@ or the skull base) and are read as they were acquired; three array axes can be a
 
 DOUBT = 0.2
 """In log odds: four times what fewer bits change where outlines can move, root mean square."""
-NOISE_SHARE = 0.35
+NOISE_SHARE = 0.5
 """Of how far DOUBT moves a finding's volume, what fewer bits may."""
 CLOSE_SHARE, CLOSE_VOX = 0.05, 2
 """By which a finding's volume may be off: the larger of the two."""
