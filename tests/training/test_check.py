@@ -177,7 +177,7 @@ def test_what_was_prepared_is_what_training_uses(folder, capsys, monkeypatch):
     ("words", "said"),
     [
         (("--encoder", "absent.pth"), "absent.pth: no such file; give torchvision's resnet34"),
-        (("--loss", "blob"), "loss is 'blob', expected one of dice+ce, dice+ce+cc"),
+        (("--loss", "blob"), "loss is 'blob', expected one of dice+ce, dice+hard, dice+ce+cc"),
         (("--split", "absent.tsv"), "absent.tsv: not a readable split"),
     ],
 )
