@@ -53,8 +53,8 @@ DOUBT = 0.2
 """In log odds: four times what fewer bits change where outlines can move, root mean square."""
 NOISE_SHARE = 0.5
 """Of how far DOUBT moves a finding's volume, what fewer bits may."""
-CLOSE_SHARE, CLOSE_VOX = 0.05, 2
-"""By which a finding's volume may be off: the larger of the two."""
+CLOSE_SHARE, CLOSE_VOXELS = 0.05, 2
+"""How far the volumes of the same lesion may lie apart: the larger of the two."""
 
 ROUNDING = 1e-9
 """Relative play against rounding, so that a turned header cannot flip ``volume ≥ smallest``."""
@@ -190,7 +190,7 @@ def _left(
 
 def _is_vague(most: int, least: int) -> bool:
     """Whether noise can change a volume by more than is allowed."""
-    return NOISE_SHARE * (most - least) > max(CLOSE_VOX, CLOSE_SHARE * least)
+    return NOISE_SHARE * (most - least) > max(CLOSE_VOXELS, CLOSE_SHARE * least)
 
 
 def components(mask: Volume) -> Volume:

@@ -101,7 +101,7 @@ def expected_peak_mb(model: Model, voxels: int, *, several: bool = False) -> int
 
     The peak lies where the network runs: libraries, its weights (in several copies while OpenVINO
     compiles them), its tile, the prepared scan, and the scan itself; or where it runs again in
-    float32, which few scans need; or, in large scans, where probabilities are back on the scan's
+    float32, if the scan needs that; or, in large scans, where probabilities are back on the scan's
     voxels. On Linux with the built-in extractor; a test
     holds it against the recorded figures.
 

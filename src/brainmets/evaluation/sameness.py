@@ -7,12 +7,11 @@ from scipy import ndimage
 
 from brainmets.evaluation.lesionwise import overlaps
 from brainmets.evaluation.matching import iou
+from brainmets.lesions import CLOSE_SHARE, CLOSE_VOXELS
 from brainmets.volume import Array
 
 SAME_IOU = 0.5
 """What two lesions share at least to be one."""
-CLOSE_SHARE, CLOSE_VOXELS = 0.05, 2
-"""How far the volumes of the same lesion may lie apart: the larger of the two."""
 
 
 @dataclass(frozen=True)
