@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from brainmets.cohort import Scan, stem
 from brainmets.concurrency import meanwhile
 from brainmets.config import to_mapping
 from brainmets.errors import ConfigError
+from brainmets.inference.details import Seen, add, look_closely
 from brainmets.inference.predict import calibrated, predict
 from brainmets.inference.second_look import looked_at_again
 from brainmets.io import images, nifti
@@ -19,6 +20,7 @@ from brainmets.network import bundle as bundles
 from brainmets.network.bundle import Bundle
 from brainmets.network.choice import Wanted, choose_engine, exact_engine, release
 from brainmets.network.cost import bytes_per_voxel
+from brainmets.network.detail_engine import DetailEngine, detail_engine
 from brainmets.network.engines import Engine
 from brainmets.preprocess.brain import AUTO, Brain, Extractor, extract_brain, given_mask
 from brainmets.preprocess.prepare import Prepared, prepare, restore
@@ -50,6 +52,9 @@ class Model:
 
     exact: Engine | None = None
     """Computes again where the engine's fewer bits leave doubt; None: nothing does."""
+
+    detail: DetailEngine | None = None
+    """Looks for small metastases; None: the bundle has no such network."""
 
 
 def load_model(
@@ -87,7 +92,13 @@ def load_model(
     largest = largest_tile(bundle, costlier, max_memory_gb or MAX_MEMORY_GB)
     if max_memory_gb is not None:
         _require_memory(bundle, costlier, largest, max_memory_gb)
-    return Model(bundle, chosen, reason, largest if large_tiles else 0, exact)
+    tile = largest if large_tiles else 0
+    return replace(run_by(bundle, chosen, exact), reason=reason, largest_vox=tile)
+
+
+def run_by(bundle: Bundle, engine: Engine, exact: Engine | None = None) -> Model:
+    """A bundle on an engine, its detail network, if it has one, on the same library."""
+    return Model(bundle, engine, exact=exact, detail=detail_engine(bundle, engine.name))
 
 
 def largest_tile(bundle: Bundle, engine: str, max_memory_gb: float) -> int:
@@ -212,6 +223,11 @@ def probability_of(
         prepared, model.engine, tiling, largest_vox=largest,
         progress=lambda done, total: told("predict", done, total),
     )  # fmt: skip
+    details: tuple[Seen, ...] = ()
+    if model.detail is not None:
+        told("details", 0, 1)
+        details = look_closely(prepared, model.detail)
+        tiles = add(tiles, details)
     told("restore", 0, 1)
     probability = restore(tiles, prepared)
     if model.exact is None:
@@ -227,7 +243,7 @@ def probability_of(
         progress=lambda done, total: told("second look", done, total),
     )  # fmt: skip
     release(model.exact)
-    return restore(tiles, prepared), len(places)
+    return restore(add(tiles, details), prepared), len(places)
 
 
 def measure_mask(scan: Scan, mask: Volume, *, case_id: str = "scan") -> Report:

@@ -10,8 +10,8 @@ from brainmets.network.cost import Timed, floating_point_operations, matrix_rate
 
 Row = tuple[str, str, str, str]
 STAGES = (
-    "fingerprint", "read", "brain", "prepare", "predict", "restore", "second look", "lesions",
-    "write",
+    "fingerprint", "read", "brain", "prepare", "predict", "details", "restore", "second look",
+    "lesions", "write",
 )  # fmt: skip
 """In the order in which they run."""
 HEADER = ("case", "stage", "seconds", "peak MB")

@@ -15,7 +15,7 @@ from brainmets.network import bundle as bundles
 from brainmets.network.bundle import (
     CARD,
     EXAMPLE,
-    SCHEMA_ENSEMBLE,
+    SCHEMA_DETAIL,
     WEIGHTS,
     Bundle,
     Int8,
@@ -182,7 +182,7 @@ def test_a_value_out_of_range_is_refused(path):
         read(path)
 
 
-@pytest.mark.parametrize("schema", [SCHEMA_ENSEMBLE + 1, 0, None, "1"])
+@pytest.mark.parametrize("schema", [SCHEMA_DETAIL + 1, 0, None, "1"])
 def test_another_schema_is_refused(path, schema):
     rewritten(path, schema=schema)
     with pytest.raises(BundleError, match="schema"):

@@ -402,7 +402,7 @@ def test_int8_rounds_and_no_more(full_resolution_channels, cache):
     tile, truth = bundle.example["input"], bundle.example["output"]
     quantised = watched(bundle)
     engine = openvino_engine.openvino_engine(quantised, "int8")
-    assert engine.name.startswith("openvino cpu int8, ")
+    assert engine.name.startswith("openvino cpu int8")  # of 7 bits without VNNI
     difference = np.abs(engine(tile) - truth)
     assert 0 < difference.mean() < 0.05
     graph = unet_graph(quantised, tile.shape, int8=WHOLE_NUMBERS)
@@ -415,14 +415,14 @@ def test_scaling_channels_changes_nothing(full_resolution_channels, cache, monke
     """What int8 does before it rounds."""
     rounded = watched(make_bundle(full_resolution_channels))
     bundle = replace(rounded, int8=replace(rounded.int8, rounded={}))
-    plain = openvino_graph._convolution
+    plain = openvino_graph.convolution
 
     def unrounded(*layer, stride=1, int8=0):
         asked.append(int8)
         return plain(*layer, stride=stride)
 
     asked = []
-    monkeypatch.setattr(openvino_graph, "_convolution", unrounded)
+    monkeypatch.setattr(openvino_graph, "convolution", unrounded)
     tile = bundle.example["input"]
     graph = unet_graph(bundle, tile.shape, int8=WHOLE_NUMBERS)
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -458,6 +458,8 @@ def nearest_bfloat16(values):
 
 
 def test_weights_rounded_together_lose_less_than_each_by_itself(bundle, cache):
+    if openvino_engine.whole_numbers() != WHOLE_NUMBERS:
+        pytest.skip("this processor cuts sums of 8 bits off, and uses weights of 7")
     together = watched(bundle)
     alone = replace(together, int8=replace(together.int8, rounded={}))
     tile, truth = bundle.example["input"], bundle.example["output"]
@@ -477,7 +479,7 @@ def test_rounded_weights_are_not_rounded_again(bundle, cache):
     }
     halved = replace(model, int8=replace(model.int8, rounded=fewer))
     asked = []
-    plain = openvino_graph._convolution
+    plain = openvino_graph.convolution
 
     def noted(x, kernel, bias, **given):
         node = plain(x, kernel, bias, **given)
@@ -486,7 +488,7 @@ def test_rounded_weights_are_not_rounded_again(bundle, cache):
         return node
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(openvino_graph, "_convolution", noted)
+        patch.setattr(openvino_graph, "convolution", noted)
         graph = unet_graph(halved, (32, 32, 32), int8=WHOLE_NUMBERS)
     assert len(asked) == len(LAST)
     quantised = [n for n in graph.get_ops() if n.get_type_name() == "FakeQuantize"]
@@ -579,10 +581,10 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 from brainmets.network.openvino_engine import whole_numbers
-from brainmets.network.openvino_graph import HEADROOM, _convolution
+from brainmets.network.openvino_graph import HEADROOM, convolution
 image = op.parameter([1, 16, 8, 8, 8], np.float32)
 count = whole_numbers()
-out = _convolution(image, np.ones((8, 16, 3, 3, 3)), np.zeros(8), int8=count)
+out = convolution(image, np.ones((8, 16, 3, 3, 3)), np.zeros(8), int8=count)
 settings = {"INFERENCE_PRECISION_HINT": "f32"}
 model = ov.Core().compile_model(ov.Model([out], [image]), "CPU", settings)
 found = model([np.full((1, 16, 8, 8, 8), HEADROOM, np.float32)])[0][0, :, 4, 4, 4]

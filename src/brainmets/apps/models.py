@@ -172,3 +172,59 @@ def train_brain_extractor(
             most_seconds=seconds, progress=progress,
         )  # fmt: skip
     typer.echo(f"weights: {out}" if out.is_file() else "stopped; start again to go on")
+
+
+@models.command("train-detail")
+def train_detail_network(  # one parameter for each option of the command
+    cohort: Annotated[Path, typer.Argument(help="Scans with masks.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .brainmets file to write.")],
+    work: Annotated[Path, typer.Option(help="Folder for prepared scans and the checkpoint.")],
+    model: Annotated[str, typer.Option(help="The model to add it to.")] = "starter",
+    validation: Annotated[
+        Path | None, typer.Option(help="Scans to choose the rule on; some of the cohort's if none.")
+    ] = None,
+    false_positives: Annotated[
+        float | None, typer.Option(help="At most so many a scan; the best lesion F1 if none.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of 32 places each.")] = 3000,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and draws.")] = 1,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after this long; started again, it goes on.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that prepare scans.")] = 1,
+    threads: ThreadsOption = None,
+    target: TargetOption = None,
+) -> None:
+    """Add a second network to a model, which looks at bright places for small metastases."""
+    import math
+
+    from brainmets.apps.progress import loss_line
+    from brainmets.apps.progress import steps as counted
+    from brainmets.apps.terminal import lesion_labels
+    from brainmets.cohort import read_cohort
+    from brainmets.concurrency import use_threads
+    from brainmets.network.bundle import find, read
+    from brainmets.training.detail import Schedule
+    from brainmets.training.detail_fit import Listeners, train_model_detail
+    from brainmets.training.model import split
+
+    use_threads(threads)
+    cases = read_cohort(cohort)
+    learn, check = (cases, read_cohort(validation)) if validation else split(cases)
+    with (
+        counted(screen, "preparing") as preparing,
+        loss_line(screen, "training") as training,
+        counted(screen, "choosing") as choosing,
+    ):
+        done = train_model_detail(
+            read(find(model)), learn.with_masks(), check.with_masks(), out, work,
+            Schedule(steps, seed), workers=workers, false_positives=false_positives,
+            target_labels=lesion_labels(target or cases.target_labels),
+            most_seconds=math.inf if minutes is None else 60 * minutes,
+            listeners=Listeners(preparing, training, choosing),
+        )  # fmt: skip
+    if done is None:
+        typer.echo("stopped; start again to go on")
+        return
+    typer.echo(f"model: {out}")
+    print_mapping("detail network", {"detail": done.card["detail"]})

@@ -21,6 +21,7 @@ STAGES = {
     "brain": "extracting the brain",
     "prepare": "preparing",
     "predict": "searching",
+    "details": "looking closely",
     "restore": "restoring",
     "lesions": "measuring",
     "write": "writing",

@@ -2,7 +2,8 @@
 
 A ``.brainmets`` file is a zip with ``weights.safetensors`` (float16), ``card.json`` and
 ``example.safetensors``: a small input and the output the model gave for it, so that any
-machine can check that it computes the same.
+machine can check that it computes the same. Where there is a second network for small
+metastases, ``detail.safetensors`` holds it.
 """
 
 import base64
@@ -26,10 +27,13 @@ from brainmets.errors import BrainmetsError, BundleError, ConfigError
 from brainmets.io.storage import whole_file
 
 SUFFIX = ".brainmets"
-SCHEMA, SCHEMA_ENSEMBLE = 1, 2
-"""Of one network, which every version reads, and of several."""
+SCHEMA, SCHEMA_ENSEMBLE, SCHEMA_DETAIL = 1, 2, 3
+"""Of one network, which every version reads, of several, and of any with a detail network."""
 MOST_BYTES = 4_000_000_000
 WEIGHTS, CARD, EXAMPLE = "weights.safetensors", "card.json", "example.safetensors"
+DETAIL = "detail.safetensors"
+SIDE = 24
+"""Voxels along each side of the patches that a detail network sees."""
 TINY = 1e-6
 """The least that may be said for int8, and the inverse of the most."""
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -53,6 +57,47 @@ class Int8:
 
 
 @dataclass(frozen=True)
+class Detail:
+    """A network for small metastases, which looks at bright places one by one.
+
+    Attributes:
+        weights: name → array, as float16 or float32; see ``brainmets.network.detail``.
+        width: channels at full resolution.
+        most: places that it is shown of a scan.
+        shift: taken off the log odds of places: it learns from more metastases than there are.
+    """
+
+    weights: Tensors = field(repr=False)
+    width: int = 16
+    most: int = 250
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if not (1 <= self.width <= 256 and 1 <= self.most <= 10_000 and math.isfinite(self.shift)):
+            raise BundleError(
+                f"detail network of width {self.width}, {self.most} places, shift {self.shift}; "
+                "expected 1 to 256, 1 to 10000, and a number"
+            )
+
+    def identity(self) -> str:
+        """SHA-256 of everything that its word depends on."""
+        digest = hashlib.sha256(repr((self.width, self.most, self.shift)).encode())
+        digest.update(weights_digest(self.weights).encode())
+        return digest.hexdigest()
+
+
+def weights_digest(weights: Tensors) -> str:
+    """SHA-256 of tensors by name, whether they were read or made."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        values = np.ascontiguousarray(tensor)
+        digest.update(f"{name} {values.dtype} {values.shape}".encode())
+        digest.update(values.data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A model and everything needed to use it.
 
@@ -69,7 +114,9 @@ class Bundle:
             those of the probabilities as they come from the network.
         networks: how many networks' weights it holds; their probabilities are averaged.
         int8: for arithmetic in 8 bits, of one network; None: there is none.
-        sha256: of the weights' file inside the bundle; empty until written.
+        detail: a second network for small metastases; None: there is none.
+        sha256: of the weights' file inside the bundle, or of the hashes of both files where there
+            is a detail network; empty until written.
     """
 
     name: str
@@ -84,6 +131,7 @@ class Bundle:
     temperature: float = 1.0
     networks: int = 1
     int8: Int8 | None = None
+    detail: Detail | None = None
 
     def members(self) -> tuple["Bundle", ...]:
         """Each of its networks as a bundle of its own, without example; itself if it is one."""
@@ -98,7 +146,14 @@ class Bundle:
                 )
             parts[int(number)][tensor] = values
         return tuple(
-            replace(self, name=f"{self.name} {number}", weights=part, example={}, networks=1)
+            replace(
+                self,
+                name=f"{self.name} {number}",
+                weights=part,
+                example={},
+                networks=1,
+                detail=None,
+            )
             for number, part in enumerate(parts, start=1)
         )
 
@@ -111,6 +166,8 @@ class Bundle:
             parts.append(self.temperature)
         if self.int8:
             parts.append(_int8_card(self.int8))
+        if self.detail:
+            parts.append(self.detail.identity())
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -125,9 +182,7 @@ def write(bundle: Bundle, path: Path) -> None:
     Raises:
         WriteError: the place cannot be written to.
     """
-    weights = save(
-        {k: np.asarray(v, np.float16, order="C") for k, v in sorted(bundle.weights.items())}
-    )
+    weights = _packed(bundle.weights)
     example = save({k: np.asarray(v, order="C") for k, v in sorted(bundle.example.items())})
     card = {
         "schema": SCHEMA if bundle.networks == 1 else SCHEMA_ENSEMBLE,
@@ -144,11 +199,20 @@ def write(bundle: Bundle, path: Path) -> None:
     }
     if bundle.int8:
         card["int8"] = _int8_card(bundle.int8)
+    contents = {WEIGHTS: weights, EXAMPLE: example}
+    if bundle.detail:
+        contents[DETAIL] = _packed(bundle.detail.weights)
+        card["schema"], card["detail"] = SCHEMA_DETAIL, _detail_card(bundle.detail)
+        card["detail_sha256"] = hashlib.sha256(contents[DETAIL]).hexdigest()
     text = json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for name, content in ((CARD, text.encode()), (WEIGHTS, weights), (EXAMPLE, example)):
+        for name, content in {CARD: text.encode(), **contents}.items():
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED, 6)
+
+
+def _packed(tensors: Tensors) -> bytes:
+    return save({k: np.asarray(v, np.float16, order="C") for k, v in sorted(tensors.items())})
 
 
 def read(path: Path) -> Bundle:
@@ -174,25 +238,28 @@ def read(path: Path) -> Bundle:
         ) from error
 
 
-def _unpack(path: Path) -> tuple[Mapping[str, Any], bytes, bytes]:
+def _unpack(path: Path) -> tuple[Mapping[str, Any], Mapping[str, bytes]]:
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
             raise BundleError("unpacks to more than 4 GB, which no brainmets model does")
-        return json.loads(archive.read(CARD)), archive.read(WEIGHTS), archive.read(EXAMPLE)
+        card = json.loads(archive.read(CARD))
+        names = [WEIGHTS, EXAMPLE] + ([DETAIL] if "detail" in card else [])
+        return card, {name: archive.read(name) for name in names}
 
 
-def _assemble(card: Mapping[str, Any], weights: bytes, example: bytes) -> Bundle:
-    if card.get("schema") not in (SCHEMA, SCHEMA_ENSEMBLE):
-        raise BundleError(
-            f"schema {card.get('schema')}, expected {SCHEMA} or {SCHEMA_ENSEMBLE}; update brainmets"
-        )
-    for content, key in ((weights, "weights_sha256"), (example, "example_sha256")):
-        if hashlib.sha256(content).hexdigest() != card[key]:
+def _assemble(card: Mapping[str, Any], contents: Mapping[str, bytes]) -> Bundle:
+    known = (SCHEMA, SCHEMA_ENSEMBLE, SCHEMA_DETAIL)
+    if card.get("schema") not in known:
+        expected = " or ".join(map(str, known))
+        raise BundleError(f"schema {card.get('schema')}, expected {expected}; update brainmets")
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != card[f"{Path(name).stem}_sha256"]:
             raise BundleError("contents differ from their SHA-256; the file was changed")
     try:
-        tensors, proof = load(weights), load(example)
+        read_in = {name: load(content) for name, content in contents.items()}
     except SafetensorError as error:
         raise BundleError(f"unreadable tensors ({error})") from error
+    tensors, proof = read_in[WEIGHTS], read_in[EXAMPLE]
     _require_example(proof)
     networks = _counted(card.get("networks", 1))
     if networks > 1 and "int8" in card:
@@ -206,11 +273,31 @@ def _assemble(card: Mapping[str, Any], weights: bytes, example: bytes) -> Bundle
         weights=tensors,
         example=proof,
         card=card["card"],
-        sha256=card["weights_sha256"],
+        sha256=_whole_sha256(card),
         temperature=_positive(card.get("temperature", 1.0)),
         networks=networks,
         int8=_int8(card["int8"]) if "int8" in card else None,
+        detail=_detail(card["detail"], read_in[DETAIL]) if "detail" in card else None,
     )
+
+
+def _whole_sha256(card: Mapping[str, Any]) -> str:
+    """Of the weights: of all that there are."""
+    if "detail" not in card:
+        return str(card["weights_sha256"])
+    both = f"{card['weights_sha256']} {card['detail_sha256']}"
+    return hashlib.sha256(both.encode()).hexdigest()
+
+
+def _detail_card(detail: Detail) -> dict[str, Any]:
+    return {"width": detail.width, "most": detail.most, "shift": detail.shift}
+
+
+def _detail(card: Any, weights: Tensors) -> Detail:
+    width, most, shift = card["width"], card["most"], card["shift"]
+    if not (type(width) is int and type(most) is int and type(shift) in (int, float)):
+        raise BundleError("what it says of its detail network is damaged; expected numbers")
+    return Detail(weights, width, most, float(shift))
 
 
 def _int8_card(int8: Int8) -> dict[str, Any]:

@@ -71,6 +71,11 @@ def combine(bundles: Sequence[Bundle], name: str, make: Callable[[Bundle], Engin
                     f"{other.name} has another {part} than {first.name}; only models that differ "
                     "in their weights alone can be averaged"
                 )
+    if len({bundle.detail and bundle.detail.identity() for bundle in bundles}) > 1:
+        raise ConfigError(
+            "the models have different detail networks, or not every one has one; average those "
+            "without, and add one to the whole with `brainmets models train-detail`"
+        )
     members = [member for bundle in bundles for member in bundle.members()]
     if len(members) < 2:
         raise ConfigError(f"{len(members)} network to average; give two models or more")

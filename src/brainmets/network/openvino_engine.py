@@ -25,7 +25,7 @@ from brainmets import concurrency
 from brainmets.errors import BrainmetsError, ConfigError
 from brainmets.io.download import cache_folder
 from brainmets.io.storage import whole_file
-from brainmets.network.bundle import TINY, Bundle, Int8
+from brainmets.network.bundle import TINY, Bundle, Int8, weights_digest
 from brainmets.network.engines import Engine, Tile
 from brainmets.network.ensemble import engine_of
 
@@ -349,10 +349,7 @@ def weights_identity(bundle: Bundle, *, int8: int = 0) -> str:
     from brainmets.network.openvino_graph import HEADROOM, LEAST
 
     digest = hashlib.sha256(repr(bundle.architecture).encode())
-    for name, tensor in sorted(bundle.weights.items()):
-        values = np.ascontiguousarray(tensor)
-        digest.update(f"{name} {values.dtype} {values.shape}".encode())
-        digest.update(values.data)
+    digest.update(weights_digest(bundle.weights).encode())
     if int8 and bundle.int8:
         rounded = sorted(bundle.int8.rounded.items())
         said = (int8, HEADROOM, LEAST, sorted(bundle.int8.largest.items()), rounded)

@@ -207,7 +207,7 @@ def unet_graph(
     sizes = [width, width, 2 * width, 4 * width]
     if full:
         folded = weights.normalised("full_resolution.0", "full_resolution.1", (full, channels))
-        skips.insert(0, op.relu(_convolution(image, *folded)))
+        skips.insert(0, op.relu(convolution(image, *folded)))
         sizes.insert(0, full)
     inner, seen = _decoder(deep, skips, weights, sizes, width, eight)
     kernel = weights.take("head.weight", (1, _decoder_widths(width)[-1], 3, 3, 3))
@@ -264,7 +264,7 @@ class Eight:
             BundleError: rounded weights that are not as many as the layer's.
         """
         if not self.whole_numbers or name not in LAST:
-            return _convolution(x, kernel, bias)
+            return convolution(x, kernel, bias)
         numbers = self.rounded.get(name)
         if numbers is not None:
             whole = np.frombuffer(numbers, np.int8)
@@ -275,8 +275,8 @@ class Eight:
                 )
             step = step_of(kernel)
             kernel = whole.reshape(kernel.shape) * step
-            return _convolution(x, kernel, bias, int8=self.whole_numbers, step=step)
-        return _convolution(x, kernel, bias, int8=self.whole_numbers)
+            return convolution(x, kernel, bias, int8=self.whole_numbers, step=step)
+        return convolution(x, kernel, bias, int8=self.whole_numbers)
 
 
 def step_of(kernel: Array) -> Array:
@@ -290,7 +290,7 @@ def _encoder(image: Node, weights: Weights, channels: int, width: int) -> list[N
     from openvino import opset13 as op
 
     folded = weights.normalised("encoder.conv1", "encoder.bn1", (width, channels), 7)
-    x = op.relu(_convolution(image, *folded, stride=2))
+    x = op.relu(convolution(image, *folded, stride=2))
     features = [x]
     x = op.max_pool(x, [2] * 3, [1] * 3, [1] * 3, [1] * 3, [3] * 3).output(0)
     inputs = width
@@ -312,11 +312,11 @@ def _basic_block(x: Node, weights: Weights, name: str, shape: tuple[int, int], s
     shortcut = x
     if stride != 1 or inputs != outputs:
         folded = weights.normalised(f"{name}.downsample.0", f"{name}.downsample.1", shape, 1)
-        shortcut = _convolution(x, *folded, stride=stride)
+        shortcut = convolution(x, *folded, stride=stride)
     folded = weights.normalised(f"{name}.conv1", f"{name}.bn1", shape)
-    x = op.relu(_convolution(x, *folded, stride=stride))
+    x = op.relu(convolution(x, *folded, stride=stride))
     folded = weights.normalised(f"{name}.conv2", f"{name}.bn2", (outputs, outputs))
-    return op.relu(op.add(_convolution(x, *folded), shortcut))
+    return op.relu(op.add(convolution(x, *folded), shortcut))
 
 
 def _decoder_widths(width: int) -> list[int]:
@@ -340,7 +340,7 @@ def _decoder(
 
     inputs = 8 * width
     for number, outputs in enumerate(_decoder_widths(width)):
-        x, joined = _doubled(deep), inputs
+        x, joined = doubled(deep), inputs
         if skips:
             x, joined = op.concat([x, skips.pop()], 1), inputs + sizes.pop()
         name, seen = f"decoder.{number}", []
@@ -384,11 +384,11 @@ def synthstrip_graph(
     for name, width in [*levels, ("remaining", widths[0])]:
         if name != "decoder.0":
             skip, more = skips.pop()
-            x, inputs = op.concat([_doubled(x), skip], 1), inputs + more
+            x, inputs = op.concat([doubled(x), skip], 1), inputs + more
         x = _chain(x, weights, name, (inputs, *[width] * repeats))
         inputs = width
     last = f"remaining.{repeats}.conv"
-    x = _convolution(x, *_plain(weights, last, (ends[1], inputs)))
+    x = convolution(x, *_plain(weights, last, (ends[1], inputs)))
     weights.require_none_left()
     return ov.Model([x], [image], "synthstrip")
 
@@ -399,7 +399,7 @@ def _chain(x: Node, weights: Weights, name: str, sizes: Sequence[int]) -> Node:
     slope = op.constant(np.array([0.2], np.float32))
     for number, (inputs, outputs) in enumerate(pairwise(sizes)):
         folded = _plain(weights, f"{name}.{number}.conv", (outputs, inputs))
-        x = op.prelu(_convolution(x, *folded), slope)
+        x = op.prelu(convolution(x, *folded), slope)
     return x
 
 
@@ -408,7 +408,7 @@ def _plain(weights: Weights, name: str, shape: tuple[int, int]) -> tuple[Array, 
     return kernel, weights.take(f"{name}.bias", shape[:1])
 
 
-def _convolution(
+def convolution(
     x: Node,
     kernel: Array,
     bias: Array,
@@ -447,12 +447,12 @@ def largest_sums(whole_numbers: int) -> "Model":
     from openvino import opset13 as op
 
     image = op.parameter([1, 16, 8, 8, 8], np.float32)
-    sums = _convolution(image, np.ones((8, 16, 3, 3, 3)), np.zeros(8), int8=whole_numbers)
+    sums = convolution(image, np.ones((8, 16, 3, 3, 3)), np.zeros(8), int8=whole_numbers)
     largest = op.reduce_max(sums, np.arange(5))
     return ov.Model([op.divide(largest, op.constant(np.float32(HEADROOM * 16 * 27)))], [image])
 
 
-def _doubled(x: Node) -> Node:
+def doubled(x: Node) -> Node:
     """Each voxel becomes 2³ of the same value."""
     from openvino import opset13 as op
 

@@ -309,7 +309,7 @@ def train_model(
     weights = {name: tensor.numpy() for name, tensor in weights_of(network).items()}
     bundle = Bundle(
         plan.name, plan.architecture, plan.recipe, plan.tiling, DecisionRule(),
-        _as_stored(weights), {}, plan.card,
+        _as_stored(weights), {}, plan.card, detail=plan.start.detail if plan.start else None,
     )  # fmt: skip
     bundle = replace(bundle, example=_example(prepared, torch_engine(bundle, device)))
     engine = _exact_engine(bundle, device)
@@ -365,10 +365,10 @@ def _tuned(
             "scans, and measures"
         )
         return replace(bundle, rule=seen.rule), {"decision_rule": said}
-    from brainmets.pipeline import Model
+    from brainmets.pipeline import run_by
     from brainmets.training.tune import tune
 
-    model, labels = Model(bundle, engine), plan.target_labels
+    model, labels = run_by(bundle, engine), plan.target_labels
     chosen = tune(plan.validation, model, tell.validating, target_labels=labels)
     changed = replace(bundle, rule=chosen.rule, temperature=chosen.temperature)
     scores = _scores(plan.validation, plan.test, replace(model, bundle=changed), tell, labels)
@@ -379,11 +379,11 @@ def _pictures(plan: Plan, bundle: Bundle, engine: Engine) -> "tuple[WorstCase, .
     """Of validation cases, where there are scans and what draws."""
     if plan.prepared:
         return ()
-    from brainmets.pipeline import Model
+    from brainmets.pipeline import run_by
     from brainmets.training.tune import pictures_of
 
     cases = spread(plan.validation.cases, PICTURED)
-    return pictures_of(cases, Model(bundle, engine), target_labels=plan.target_labels)
+    return pictures_of(cases, run_by(bundle, engine), target_labels=plan.target_labels)
 
 
 def _calibration(chosen: "Tuned") -> dict[str, Any]:
@@ -465,14 +465,14 @@ def retune(
         CohortError: no case with a mask to choose the rule on.
         WriteError: ``out`` cannot be written to.
     """
-    from brainmets.pipeline import Model
+    from brainmets.pipeline import run_by
     from brainmets.training.tune import tune
 
     if not len(validation):
         raise CohortError("no case with a mask to choose the decision rule on")
     require_writable(out.parent)
     tell = listeners or Listeners()
-    model = Model(bundle, _exact_engine(bundle, choose_device(device).type))
+    model = run_by(bundle, _exact_engine(bundle, choose_device(device).type))
     chosen = tune(
         validation, model, tell.validating, target_labels=target_labels,
         false_positives=false_positives,

@@ -13,7 +13,7 @@ from brainmets.lesions import find
 from brainmets.network.bundle import Bundle
 from brainmets.network.engines import Engine
 from brainmets.network.openvino_engine import INT8, openvino_engine, watching_engine
-from brainmets.pipeline import Model
+from brainmets.pipeline import run_by
 from brainmets.training.tune import probabilities_in_use, probabilities_of, reference_of
 from brainmets.volume import Volume, on_grid
 
@@ -101,7 +101,7 @@ def _loss_of(
     case: Case, bundle: Bundle, engines: Mapping[str, Engine], target_labels: Sequence[int] | None
 ) -> Loss:
     models = {
-        name: Model(bundle, engine, exact=None if name == "f32" else engines["f32"])
+        name: run_by(bundle, engine, None if name == "f32" else engines["f32"])
         for name, engine in engines.items()
     }
     masks = {

@@ -34,7 +34,7 @@ def probability_of(case: Case, model: Model) -> Volume:
 
 def probabilities_in_use(case: Case, models: Mapping[str, Model]) -> dict[str, Volume]:
     """The same of several models that differ in their engines alone, by name."""
-    prepared = _prepared(case, next(iter(models.values())).bundle)
+    prepared = prepared_of(case, next(iter(models.values())).bundle)
     return {name: pipeline.probability_of(prepared, model)[0] for name, model in models.items()}
 
 
@@ -42,14 +42,15 @@ def probabilities_of(
     case: Case, bundle: Bundle, engines: Mapping[str, Engine], largest_vox: int = 0
 ) -> dict[str, Volume]:
     """What several engines give, by name, from one preparation of the scan: no second look."""
-    prepared = _prepared(case, bundle)
+    prepared = prepared_of(case, bundle)
     return {
         name: restore(predict(prepared, engine, bundle.tiling, largest_vox=largest_vox), prepared)
         for name, engine in engines.items()
     }
 
 
-def _prepared(case: Case, bundle: Bundle) -> Prepared:
+def prepared_of(case: Case, bundle: Bundle) -> Prepared:
+    """A case as the bundle's network sees it, by the same steps as in use."""
     scan = images.read_case(case).volume
     brain = find_brain(scan, case.brain_mask)
     grow = brain.extractor != "already stripped"

@@ -1,0 +1,140 @@
+"""Small metastases: the detail network's word on bright places, added to the probabilities.
+
+The network of the whole brain is blind to many metastases of a few voxels. What looks like one
+is looked at by a second network, place by place; where it is surer, its probabilities count.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from scipy.special import expit
+
+from brainmets.inference.candidates import candidates
+from brainmets.network.bundle import SIDE
+from brainmets.network.detail_engine import DetailEngine
+from brainmets.preprocess.prepare import Prepared
+from brainmets.volume import Volume
+
+LIMITS = (-4.0, 8.0)
+"""Of the Z-scores that the network sees."""
+SCALES = (1, 2, 4)
+"""Voxels along each axis that are averaged."""
+LEAST = -3.0
+"""Log odds of a place below which it is not outlined: no rule asks for so little."""
+INSIDE = 0.3
+"""Of an outline: a voxel with less is outside."""
+CUBE = np.ones((3, 3, 3), bool)
+REACH_VOX = 2
+"""An outline counts where it comes as near as this to its place."""
+
+Box = tuple[slice, slice, slice]
+Float32 = npt.NDArray[np.float32]
+Places = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the detail network says of one place.
+
+    Attributes:
+        box: voxels of the prepared scan around it.
+        log_odds: that it is a metastasis.
+        outline: probability of each voxel of the box, given that it is.
+    """
+
+    box: Box
+    log_odds: float
+    outline: Float32 = field(repr=False)
+
+    @property
+    def probability(self) -> Float32:
+        """Of each voxel of the box."""
+        return np.asarray(self.outline * np.float32(expit(self.log_odds)), np.float32)
+
+
+class Pyramid:
+    """A prepared scan at the three scales that the network sees, 0 around it."""
+
+    def __init__(self, image: Float32, kept_as: type[np.floating] = np.float32) -> None:
+        """Average it.
+
+        Args:
+            image: Z-scores (X, Y, Z), 0 outside the brain.
+            kept_as: float16 takes half the memory.
+        """
+        half = SIDE // 2
+        whole = [(0, -n % max(SCALES)) for n in image.shape]
+        filled = np.pad(np.clip(image, *LIMITS), whole)
+        self.levels = [np.pad(_averaged(filled, scale).astype(kept_as), half) for scale in SCALES]
+
+    def around(self, places: Places) -> Float32:
+        """Patches (N, 3, 24, 24, 24) of places, voxels of the image (N, 3)."""
+        patches = np.empty((len(places), len(SCALES), SIDE, SIDE, SIDE), np.float32)
+        for number, (level, scale) in enumerate(zip(self.levels, SCALES, strict=True)):
+            for patch, (x, y, z) in zip(patches[:, number], places // scale, strict=True):
+                patch[:] = level[x : x + SIDE, y : y + SIDE, z : z + SIDE]
+        return patches
+
+
+def _averaged(image: Float32, scale: int) -> Float32:
+    if scale == 1:
+        return image
+    x, y, z = (n // scale for n in image.shape)
+    return np.asarray(image.reshape(x, scale, y, scale, z, scale).mean((1, 3, 5)), np.float32)
+
+
+def look_closely(prepared: Prepared, detail: DetailEngine) -> tuple[Seen, ...]:
+    """What the detail network sees at the bright places of a scan.
+
+    Raises:
+        RunError: it gave numbers that are not finite.
+    """
+    shape = prepared.volume.grid.shape
+    low = np.array([side.start for side in prepared.box])
+    places, _ = candidates(prepared, detail.most)
+    pyramid = Pyramid(np.asarray(prepared.volume.data[prepared.box], np.float32))
+    odds = detail.log_odds(pyramid.around(places - low))
+    likely = odds >= LEAST
+    places, odds = places[likely], odds[likely]
+    outlines = detail.outlines(pyramid.around(places - low))
+    seen = []
+    for place, each, outline in zip(places, odds.tolist(), outlines, strict=True):
+        there, here = _within(place, shape)
+        inside = np.asarray(prepared.brain.data[there], bool)
+        seen.append(Seen(there, each, np.where(inside, central(outline)[here], np.float32(0))))
+    return tuple(seen)
+
+
+def add(probability: Volume, details: Sequence[Seen]) -> Volume:
+    """The larger of two probabilities where the detail network looked; changed in place.
+
+    Args:
+        probability: on the grid of the prepared scan.
+        details: from :func:`look_closely`.
+    """
+    data = np.asarray(probability.data, np.float32)
+    for seen in details:
+        data[seen.box] = np.maximum(data[seen.box], seen.probability)
+    return probability.with_data(data)
+
+
+def _within(place: Places, shape: tuple[int, int, int]) -> tuple[Box, Box]:
+    """The voxels around a place: counted from the scan's first, and from the patch's."""
+    start = place - SIDE // 2
+    first, last = np.maximum(start, 0), np.minimum(start + SIDE, shape)
+    there, here = (
+        tuple(slice(int(a), int(b)) for a, b in zip(first - by, last - by, strict=True))
+        for by in (np.zeros(3, int), start)
+    )
+    return (there[0], there[1], there[2]), (here[0], here[1], here[2])
+
+
+def central(outline: Float32) -> Float32:
+    """An outline without what belongs to its neighbours: the pieces that come near its middle."""
+    pieces, _ = ndimage.label(outline >= INSIDE, CUBE)
+    middle = slice(SIDE // 2 - REACH_VOX, SIDE // 2 + REACH_VOX + 1)
+    near = np.unique(pieces[middle, middle, middle])
+    return np.where(np.isin(pieces, near[near > 0]), outline, np.float32(0))

@@ -1,0 +1,157 @@
+"""What runs the detail network: OpenVINO where it runs the other, else PyTorch; float32."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from brainmets.errors import BrainmetsError, RunError
+from brainmets.network.bundle import SIDE, Bundle, Detail, weights_digest
+from brainmets.network.detail_graph import detail_graph
+from brainmets.network.openvino_engine import Compiled
+
+if TYPE_CHECKING:
+    from brainmets.network.detail import DetailNet
+
+COUNT = 10
+"""Places at a time."""
+LOG = logging.getLogger(__name__)
+Float32 = npt.NDArray[np.float32]
+Parts = tuple[Float32, Float32 | None]
+See = Callable[[Float32, bool], Parts]
+"""(COUNT, 3, 24, 24, 24), and whether outlines are wanted → log odds, outlines."""
+
+
+@dataclass(frozen=True)
+class DetailEngine:
+    """Runs the detail network of a bundle.
+
+    Attributes:
+        most: places that it is shown of a scan.
+        shift: taken off the log odds of places.
+        see: the network.
+    """
+
+    most: int
+    shift: float
+    see: See
+
+    def log_odds(self, patches: Float32) -> Float32:
+        """That a place is a metastasis: (N, 3, 24, 24, 24) → (N,).
+
+        Raises:
+            RunError: numbers that are not finite.
+        """
+        return self._in_parts(patches, outlined=False) - np.float32(self.shift)
+
+    def outlines(self, patches: Float32) -> Float32:
+        """Of voxels, given that the place is a metastasis: (N, 3, 24, …) → (N, 24, 24, 24)."""
+        return self._in_parts(patches, outlined=True)
+
+    def _in_parts(self, patches: Float32, *, outlined: bool) -> Float32:
+        shape = (len(patches), *([SIDE] * 3 if outlined else []))
+        found = np.empty(shape, np.float32)
+        for first in range(0, len(patches), COUNT):
+            part = patches[first : first + COUNT]
+            filled = np.zeros((COUNT, *patches.shape[1:]), np.float32)
+            filled[: len(part)] = part
+            scores, outlines = self.see(filled, outlined)
+            found[first : first + COUNT] = (scores if outlines is None else outlines)[: len(part)]
+        if not np.isfinite(found).all():
+            raise RunError("the detail network gave numbers that are not finite; verify the model")
+        return found
+
+
+def detail_engine(bundle: Bundle, beside: str) -> DetailEngine | None:
+    """The bundle's detail network; None if it has none.
+
+    On OpenVINO PyTorch takes over, with a warning, once it fails.
+
+    Args:
+        bundle: the model.
+        beside: name of the engine that runs the other network: library and device.
+
+    Raises:
+        BundleError: tensors that are no detail network's.
+    """
+    detail = bundle.detail
+    if detail is None:
+        return None
+    device = "cuda" if "cuda" in beside else "cpu"
+    see: See = _OnTorch(bundle, detail, device)
+    if beside.startswith("openvino"):
+        see = _Careful(_on_openvino(bundle.name, detail), see)
+    return DetailEngine(detail.most, detail.shift, see)
+
+
+def _on_openvino(owner: str, detail: Detail) -> See:
+    digest = f"detail {weights_digest(detail.weights)} {COUNT}"
+    networks = {
+        outlined: Compiled(_graph(owner, detail, outlined), f"{digest} {outlined}", "f32")
+        for outlined in (False, True)
+    }
+
+    def see(patches: Float32, outlined: bool) -> Parts:
+        image = patches.reshape(-1, SIDE, SIDE, SIDE)
+        found = networks[outlined].outputs(image, 2 if outlined else 1)
+        return found[0], found[1] if outlined else None
+
+    return see
+
+
+def _graph(owner: str, detail: Detail, outlined: bool) -> Callable[[tuple[int, int, int]], Any]:
+    return lambda _shape: detail_graph(owner, detail, COUNT, outlined=outlined)
+
+
+@dataclass
+class _OnTorch:
+    """The network on PyTorch, built when it is first used."""
+
+    bundle: Bundle
+    detail: Detail
+    device: str
+    network: "DetailNet | None" = None
+
+    def __call__(self, patches: Float32, outlined: bool) -> Parts:
+        """See ``See``."""
+        import torch
+
+        from brainmets.network.detail import build_detail
+
+        if self.network is None:
+            self.network = build_detail(self.bundle, self.detail).to(self.device)
+        with torch.inference_mode():
+            batch = torch.from_numpy(patches).to(self.device)
+            odds, outlines = self.network(batch, outlined=None if outlined else 0)
+            seen = torch.sigmoid(outlines).cpu().numpy() if outlined else None
+        return odds.cpu().numpy(), seen
+
+
+@dataclass
+class _Careful:
+    """One way, and another that takes over once the first fails."""
+
+    first: See
+    other: See
+    has_failed: bool = False
+
+    def __call__(self, patches: Float32, outlined: bool) -> Parts:
+        """See ``See``."""
+        if not self.has_failed:
+            try:
+                found = self.first(patches, outlined)
+            except BrainmetsError:
+                raise
+            except Exception as error:  # libraries raise their own kinds
+                LOG.debug("detail network", exc_info=True)
+                reason = type(error).__name__
+            else:
+                if np.isfinite(found[0]).all():
+                    return found
+                reason = "its numbers are not finite"
+            LOG.warning("warning: the detail network failed (%s); torch takes over", reason)
+            self.has_failed = True
+        return self.other(patches, outlined)

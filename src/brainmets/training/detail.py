@@ -1,0 +1,370 @@
+"""Training the detail network: places of prepared scans, half of them easily mistaken.
+
+It learns from every lesion, around its centre or anywhere in it, and from the bright places
+(:mod:`brainmets.inference.candidates`) that are none; of these, those that it last mistook come
+more often (hard negatives). Outlines are learnt on lesions alone.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from brainmets.concurrency import on_threads
+from brainmets.config import Recipe
+from brainmets.errors import CohortError, ConfigError, RunError
+from brainmets.inference.candidates import APART_SIGMAS, candidates
+from brainmets.inference.details import Pyramid
+from brainmets.io.storage import whole_file
+from brainmets.network.bundle import SIDE
+from brainmets.network.detail import DetailNet
+from brainmets.preprocess.prepare import Prepared, bounding_box
+from brainmets.training.store import DEPTH_STEP_MM, LEVELS_MM, PreparedCase
+from brainmets.volume import Grid, Volume
+
+CHECKPOINT_EVERY, REPORT_EVERY = 100, 25
+LARGE_MM, LARGE_WEIGHT = 11.5, 0.4
+"""Lesions from this equivalent diameter on are drawn less often: the other network sees them."""
+SHIFTED_VOX = 2
+"""How far off a patch's centre its place may lie."""
+LESION_COST, SOFT = 5.0, 5.0
+"""What an outline's voxel inside a lesion weighs; what is added to both terms of Dice."""
+OUTLINE_COST = 4.0
+LEAST_HARD, MOST_HARD = 0.01, 3.0
+"""Of the weights by which places that are none are drawn."""
+Progress = Callable[[int, int, float], None]
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a detail network is trained.
+
+    Attributes:
+        steps: optimiser steps.
+        seed: of weights and draws.
+        lesions: places a step that lie in a lesion.
+        others: places a step that do not; half of them by how hard they were.
+        learning_rate: AdamW's peak, reached after 50 steps, then half a cosine down.
+        width: channels at full resolution.
+    """
+
+    steps: int = 3000
+    seed: int = 1
+    lesions: int = 12
+    others: int = 20
+    learning_rate: float = 2e-3
+    width: int = 16
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if min(self.steps, self.lesions, self.others - 1, self.width) < 1 or not (
+            0 < self.learning_rate < 1
+        ):
+            raise ConfigError(f"{self}: expected whole numbers above 0 and a rate below 1")
+
+
+@dataclass
+class Source:
+    """A prepared case as places are drawn from it.
+
+    Attributes:
+        pyramid: its image.
+        labels: lesions 1…n, padded by half a patch.
+        lesions: voxels of each lesion (n arrays (N, 3)).
+        others: bright places that are no lesion (N, 3).
+    """
+
+    pyramid: Pyramid
+    labels: npt.NDArray[np.uint8]
+    lesions: list[npt.NDArray[np.int64]]
+    others: npt.NDArray[np.int64]
+
+
+@dataclass
+class Run:
+    """A training run: what its checkpoint holds."""
+
+    network: DetailNet
+    optimiser: torch.optim.Optimizer
+    hardness: Float32
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+def sources(
+    cases: Sequence[PreparedCase],
+    recipe: Recipe,
+    most: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Source]:
+    """All cases in memory, about 25 MB each, their bright places found.
+
+    Args:
+        cases: of the prepared store.
+        recipe: they were prepared by.
+        most: bright places of each.
+        progress: called with (done, total).
+    """
+    found: dict[int, Source] = {}
+
+    def one(number: int) -> None:
+        found[number] = source(cases[number], recipe, most)
+        if progress:
+            progress(len(found), len(cases))
+
+    on_threads(one, range(len(cases)))
+    return [found[number] for number in range(len(cases))]
+
+
+def source(case: PreparedCase, recipe: Recipe, most: int) -> Source:
+    """One case, its brain mask grown by the recipe's margin as in use."""
+    brain = np.asarray(case.depth[:]) * DEPTH_STEP_MM <= recipe.brain_margin_mm
+    mean, deviation = (
+        float(np.interp(recipe.brain_margin_mm, LEVELS_MM, values))
+        for values in zip(*case.levels, strict=True)
+    )
+    image = np.where(brain, (np.asarray(case.image[:], np.float32) - mean) / deviation, 0)
+    image = np.clip(image, -recipe.clip_z, recipe.clip_z).astype(np.float32)
+    grid = Grid(image.shape, np.diag([*[recipe.spacing_mm] * 3, 1.0]))
+    prepared = Prepared(Volume(image, grid), Volume(brain, grid), bounding_box(brain), grid)
+    labels = np.asarray(case.labels[:], np.uint8)
+    places, scales = candidates(prepared, most)
+    reach = np.maximum(1, np.rint(APART_SIGMAS * scales / recipe.spacing_mm)).astype(int)
+    free = [
+        not labels[tuple(slice(max(n - r, 0), n + r + 1) for n in place)].any()
+        for place, r in zip(places, reach, strict=True)
+    ]
+    where = np.argwhere(labels)
+    owner = labels[tuple(where.T)]
+    kept = [where[owner == n] for n in np.unique(owner)]
+    pyramid = Pyramid(image, np.float16)
+    return Source(pyramid, np.pad(labels, SIDE // 2), kept, places[np.array(free, bool)])
+
+
+def train_detail(
+    data: Sequence[Source],
+    spacing_mm: float,
+    schedule: Schedule,
+    checkpoint: Path,
+    *,
+    learnt_from: Sequence[str] = (),
+    most_seconds: float = math.inf,
+    progress: Progress | None = None,
+) -> DetailNet | None:
+    """A network in evaluation mode; None if time ran out: started again, it goes on.
+
+    A function of data, schedule and seed: bit for bit on one machine, in however many legs.
+
+    Args:
+        data: to draw from.
+        spacing_mm: of its voxels.
+        schedule: how long, from which seed.
+        checkpoint: its state; made if absent.
+        learnt_from: names of the data, which a checkpoint must have in common with it.
+        most_seconds: after this long it stops at a checkpoint.
+        progress: called every 25 steps with (done, total, mean loss).
+
+    Raises:
+        CohortError: no lesion, or no bright place that is none.
+        ConfigError: a checkpoint of a run of other settings.
+        RunError: the loss is no longer finite.
+    """
+    lesions = [(case, n) for case in data for n in range(len(case.lesions))]
+    others = [(case, place) for case in data for place in case.others]
+    if not lesions or not others:
+        raise CohortError(
+            f"{len(lesions)} lesions and {len(others)} bright places without one; both are needed"
+        )
+    weights = lesion_weights(lesions, spacing_mm)
+    settings = _settings(schedule, learnt_from)
+    run = _start(schedule, len(others))
+    if checkpoint.is_file():
+        _resume(run, checkpoint, settings)
+    deadline = time.monotonic() + most_seconds
+    while run.step < schedule.steps:
+        if time.monotonic() >= deadline:
+            _save(run, checkpoint, settings)
+            return None
+        _learn(run, lesions, others, weights, schedule)
+        if run.step % CHECKPOINT_EVERY == 0 or run.step == schedule.steps:
+            _save(run, checkpoint, settings)
+        if progress and (run.step % REPORT_EVERY == 0 or run.step == schedule.steps):
+            progress(run.step, schedule.steps, float(np.mean(run.losses[-REPORT_EVERY:])))
+    return run.network.eval()
+
+
+def trained(schedule: Schedule, checkpoint: Path, learnt_from: Sequence[str]) -> DetailNet | None:
+    """The network of a run that has come to its end, which needs no data; None before.
+
+    Raises:
+        ConfigError: a checkpoint of a run of other settings.
+    """
+    if not checkpoint.is_file():
+        return None
+    run = _start(schedule, 0)
+    _resume(run, checkpoint, _settings(schedule, learnt_from))
+    return run.network.eval() if run.step == schedule.steps else None
+
+
+def _settings(schedule: Schedule, learnt_from: Sequence[str]) -> str:
+    """What a checkpoint must have in common with the run that goes on from it."""
+    return json.dumps([asdict(schedule), *learnt_from])
+
+
+def lesion_weights(
+    lesions: Sequence[tuple[Source, int]], spacing_mm: float
+) -> npt.NDArray[np.float64]:
+    """How often each lesion is drawn."""
+    volumes = np.array([len(case.lesions[n]) for case, n in lesions]) * spacing_mm**3
+    large = volumes >= math.pi / 6 * LARGE_MM**3
+    weights = np.where(large, LARGE_WEIGHT, 1.0)
+    return np.asarray(weights / weights.sum())
+
+
+def _start(schedule: Schedule, others: int) -> Run:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(schedule.seed)
+        network = DetailNet(schedule.width)
+    network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    optimiser = torch.optim.AdamW(network.parameters(), schedule.learning_rate, weight_decay=1e-3)
+    return Run(network, optimiser, np.ones(others, np.float32))
+
+
+def learning_rate(schedule: Schedule, step: int) -> float:
+    """Linear warm-up over 50 steps, half a cosine down to a two-hundredth."""
+    half = 0.5 * (1 + math.cos(math.pi * step / schedule.steps))
+    return schedule.learning_rate * min(1.0, (step + 1) / 50) * (half + 0.005)
+
+
+def _learn(
+    run: Run,
+    lesions: Sequence[tuple[Source, int]],
+    others: Sequence[tuple[Source, npt.NDArray[np.int64]]],
+    weights: npt.NDArray[np.float64],
+    schedule: Schedule,
+) -> None:
+    """One optimiser step."""
+    rng = np.random.default_rng([schedule.seed, run.step])
+    chosen = rng.choice(len(lesions), schedule.lesions, p=weights)
+    hard = schedule.others // 2
+    odds = run.hardness.astype(np.float64)
+    drawn = np.concatenate([
+        rng.choice(len(others), schedule.others - hard),
+        rng.choice(len(others), hard, p=odds / odds.sum()),
+    ])  # fmt: skip
+    places = [(case, _place_in(case.lesions[n], rng)) for case, n in (lesions[i] for i in chosen)]
+    places += [others[i] for i in drawn]
+    patches, outlines = patches_of(places, schedule.lesions, rng)
+    for group in run.optimiser.param_groups:
+        group["lr"] = learning_rate(schedule, run.step)
+    run.network.train()
+    scores, found = run.network(patches, outlined=schedule.lesions)
+    truth = (torch.arange(len(places)) < schedule.lesions).float()
+    costs = functional.binary_cross_entropy_with_logits(scores, truth, reduction="none")
+    loss = costs.mean() + outline_loss(found, outlines)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise RunError(f"the loss is {value} at step {run.step}; lower the learning rate")
+    run.optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_(run.network.parameters(), 5.0)
+    run.optimiser.step()
+    run.hardness[drawn] = costs.detach().numpy()[schedule.lesions :].clip(LEAST_HARD, MOST_HARD)
+    run.losses.append(value)
+    run.step += 1
+
+
+def _place_in(voxels: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """A lesion's middle, or any of its voxels."""
+    if rng.random() < 0.6:
+        return np.asarray(np.rint(voxels.mean(0)), np.int64)
+    return np.asarray(voxels[rng.integers(len(voxels))], np.int64)
+
+
+def patches_of(
+    places: Sequence[tuple[Source, npt.NDArray[np.int64]]],
+    outlined: int,
+    rng: np.random.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Patches of places, varied: moved, brighter or darker, noisier, mirrored left to right.
+
+    Returns:
+        (N, 3, 24, 24, 24), and the lesions of the first ``outlined`` (n, 24, 24, 24), 0 or 1.
+    """
+    patches = np.empty((len(places), 3, SIDE, SIDE, SIDE), np.float32)
+    truths = np.empty((outlined, SIDE, SIDE, SIDE), np.float32)
+    for number, (case, place) in enumerate(places):
+        last = np.array(case.labels.shape) - SIDE - 1
+        moved = np.clip(place + rng.integers(-SHIFTED_VOX, SHIFTED_VOX + 1, 3), 0, last)
+        patch = case.pyramid.around(moved[None])[0]
+        inside = patch != 0
+        patch = patch * np.float32(rng.uniform(0.8, 1.25)) + np.float32(rng.uniform(-0.3, 0.3))
+        if rng.random() < 0.5:
+            noise = rng.standard_normal(patch[0].shape, np.float32)
+            patch[0] += np.float32(rng.uniform(0, 0.25)) * noise
+        patch *= inside
+        mirrored = slice(None, None, -1 if rng.random() < 0.5 else 1)
+        patches[number] = patch[:, mirrored]
+        if number < outlined:
+            x, y, z = moved
+            cut = case.labels[x : x + SIDE, y : y + SIDE, z : z + SIDE]
+            truths[number] = (cut > 0)[mirrored]
+    batch = torch.from_numpy(patches).contiguous(memory_format=torch.channels_last_3d)
+    return batch, torch.from_numpy(truths)
+
+
+def outline_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Entropy, lesions weighing more, and Dice of each outline."""
+    entropy = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    weighted = (entropy * (1 + (LESION_COST - 1) * truth)).mean()
+    probability = torch.sigmoid(logits)
+    both = (probability * truth).sum((1, 2, 3))
+    sizes = (probability.square() + truth).sum((1, 2, 3))
+    return OUTLINE_COST * weighted + (1 - (2 * both + SOFT) / (sizes + SOFT)).mean()
+
+
+# --- checkpoints ------------------------------------------------------------------
+
+
+def _save(run: Run, checkpoint: Path, settings: str) -> None:
+    with whole_file(checkpoint) as temporary, temporary.open("wb") as file:
+        torch.save(
+            {
+                "settings": settings, "step": run.step, "losses": run.losses,
+                "hardness": torch.from_numpy(run.hardness),
+                "network": run.network.state_dict(), "optimiser": run.optimiser.state_dict(),
+            },
+            file,
+        )  # fmt: skip
+
+
+def _resume(run: Run, checkpoint: Path, settings: str) -> None:
+    saved: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+    if saved["settings"] != settings:
+        raise ConfigError(
+            f"{checkpoint.name}: holds a run of other settings or cases; choose another folder, or "
+            "delete it to start over"
+        )
+    run.network.load_state_dict(saved["network"])
+    run.optimiser.load_state_dict(saved["optimiser"])
+    run.step, run.losses = saved["step"], saved["losses"]
+    run.hardness = saved["hardness"].numpy().copy()
+
+
+def weights_of(network: DetailNet) -> dict[str, npt.NDArray[np.float16]]:
+    """As a bundle stores them; batch normalisation's counters are left out."""
+    return {
+        name: tensor.half().numpy()
+        for name, tensor in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }

@@ -1,0 +1,170 @@
+"""A detail network for a model: trained, and fitted to it on validation cases."""
+
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from brainmets.cohort import Cohort
+from brainmets.config import to_mapping
+from brainmets.errors import CohortError
+from brainmets.inference.details import add, look_closely
+from brainmets.inference.predict import predict
+from brainmets.io.storage import require_writable
+from brainmets.network.bundle import Bundle, Detail, read, write
+from brainmets.network.choice import Wanted, choose_engine
+from brainmets.network.detail_engine import detail_engine
+from brainmets.preprocess.prepare import restore
+from brainmets.training.detail import Schedule, sources, train_detail, trained, weights_of
+from brainmets.training.preparing import prepare_cohort
+from brainmets.training.rules import LOWS, Candidate, Tally, best_rule, candidates
+from brainmets.training.store import ENTRIES
+from brainmets.training.tune import prepared_of, reference_of
+from brainmets.volume import on_grid
+
+SHIFTS = (0.0, 1.0, 2.0, 3.0, 4.0)
+"""Taken off the log odds of places; the largest all but silences the network."""
+CHECKPOINT = "detail.pt"
+Count = Callable[[int, int], None]
+Found = dict[float, list[list[Candidate]]]
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Whom to tell how far things have come; each may be None."""
+
+    preparing: Count | None = None
+    training: Callable[[int, int, float], None] | None = None
+    choosing: Count | None = None
+
+
+def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and whom to tell
+    bundle: Bundle,
+    learn: Cohort,
+    check: Cohort,
+    out: Path,
+    work: Path,
+    schedule: Schedule,
+    *,
+    workers: int = 1,
+    false_positives: float | None = None,
+    target_labels: Collection[int] | None = None,
+    most_seconds: float = float("inf"),
+    listeners: Listeners | None = None,
+) -> Bundle | None:
+    """The model with a detail network in place of what it had; None if time ran out.
+
+    Args:
+        bundle: the model; its other network stays as it is.
+        learn: cases with masks to learn from.
+        check: cases with masks to choose shift and decision rule on.
+        out: the ``.brainmets`` file to write.
+        work: holds the prepared store and the checkpoint.
+        schedule: how it is trained.
+        workers: processes that prepare scans.
+        false_positives: see :func:`brainmets.training.rules.best_rule`.
+        target_labels: labels of the masks that are lesion; None: all above 0.
+        most_seconds: of training; started again, it goes on.
+        listeners: progress.
+
+    Raises:
+        CohortError: no case, or nothing to learn from.
+        ConfigError: a checkpoint of a run of other settings.
+        WriteError: ``out`` or ``work`` cannot be written to.
+    """
+    if not len(check):
+        raise CohortError("no case with a mask to choose the decision rule on")
+    require_writable(out.parent)
+    tell = listeners or Listeners()
+    prepared = prepare_cohort(
+        learn, bundle.recipe, work / ENTRIES, target_labels=target_labels, workers=workers,
+        progress=tell.preparing,
+    )  # fmt: skip
+    blank = Detail({}, schedule.width)
+    keys, checkpoint = [case.key for case in prepared], work / CHECKPOINT
+    network = trained(schedule, checkpoint, keys) or train_detail(
+        sources(prepared, bundle.recipe, blank.most), bundle.recipe.spacing_mm, schedule,
+        checkpoint, learnt_from=keys, most_seconds=most_seconds, progress=tell.training,
+    )  # fmt: skip
+    if network is None:
+        return None
+    ready = replace(bundle, detail=replace(blank, weights=weights_of(network)))
+    fitted, said = fit(ready, check, tell.choosing, target_labels=target_labels,
+                       false_positives=false_positives)  # fmt: skip
+    card = {**bundle.card, "detail": {**said, "training": asdict(schedule), "cases": len(learn)}}
+    write(replace(fitted, name=out.stem, card=card), out)
+    return read(out)
+
+
+def fit(
+    bundle: Bundle,
+    cohort: Cohort,
+    progress: Count | None = None,
+    *,
+    target_labels: Collection[int] | None = None,
+    false_positives: float | None = None,
+) -> tuple[Bundle, dict[str, Any]]:
+    """The bundle with the shift and the decision rule that find most, and what they find.
+
+    Both networks in float32, after ``restore``, on the scanner's grid as in use.
+
+    Args:
+        bundle: with a detail network.
+        cohort: with reference masks; figures are pooled over it.
+        progress: called with (done, total).
+        target_labels: labels of the masks that are lesion; None: all above 0.
+        false_positives: see :func:`brainmets.training.rules.best_rule`.
+    """
+    alone: Found = {low: [] for low in LOWS}
+    shifted: dict[float, Found] = {shift: {low: [] for low in LOWS} for shift in SHIFTS}
+    truths = 0
+    engine, _ = choose_engine(bundle, Wanted(device="cpu", precision="f32"))
+    unshifted = replace(bundle, detail=bundle.detail and replace(bundle.detail, shift=0.0))
+    detail = detail_engine(unshifted, engine.name)
+    if detail is None:
+        raise CohortError(f"{bundle.name} has no detail network to fit")
+    for done, case in enumerate(cohort, start=1):
+        prepared = prepared_of(case, bundle)
+        tiles = predict(prepared, engine, bundle.tiling)
+        seen = look_closely(prepared, detail)
+        probability = restore(tiles, prepared)
+        reference = reference_of(case, target_labels)
+        reference = on_grid(reference, probability.grid, "reference mask and scan")
+        truths += int(reference.data.max())
+        for low in LOWS:
+            alone[low].append(candidates(probability, reference, low))
+        for shift, found in shifted.items():
+            less = [replace(each, log_odds=each.log_odds - shift) for each in seen]
+            both = add(tiles.with_data(tiles.data.copy()), less)
+            probability = restore(both, prepared)
+            for low in LOWS:
+                found[low].append(candidates(probability, reference, low))
+        if progress:
+            progress(done, len(cohort))
+    best = {shift: best_rule(found, truths, false_positives) for shift, found in shifted.items()}
+    chosen = max(SHIFTS, key=lambda shift: _worth(best[shift][1], truths, false_positives))
+    rule, tally = best[chosen]
+    said = {
+        "shift": chosen,
+        "decision_rule": to_mapping(rule),
+        "validation": _said(tally, truths, len(cohort)),
+        "validation_without_it": _said(
+            best_rule(alone, truths, false_positives)[1], truths, len(cohort)
+        ),
+    }
+    detail_chosen = bundle.detail and replace(bundle.detail, shift=chosen)
+    return replace(bundle, detail=detail_chosen, rule=rule), said
+
+
+def _worth(tally: Tally, truths: int, false_positives: float | None) -> tuple[float, ...]:
+    if false_positives is None:
+        return (tally.f1(truths),)
+    return (tally.found, -tally.wrong)
+
+
+def _said(tally: Tally, truths: int, scans: int) -> dict[str, float]:
+    return {
+        "lesion_f1": round(tally.f1(truths), 3),
+        "lesion_sensitivity": round(tally.found / truths, 3) if truths else 0.0,
+        "false_positives_per_scan": round(tally.wrong / scans, 3),
+    }

@@ -1,0 +1,105 @@
+"""The detail network's word is added where it looked, and nowhere else."""
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from brainmets.errors import RunError
+from brainmets.inference.details import LEAST, Pyramid, Seen, add, central, look_closely
+from brainmets.network.bundle import SIDE
+from brainmets.network.detail_engine import COUNT, DetailEngine
+from bright_places import SHAPE, ball, noise, scan_of
+
+BALLS = ((20, 30, 25), (3, 4, 45))
+"""One of them in a corner of the brain."""
+
+
+def network(log_odds=2.0, asked=None):
+    """Calls bright places metastases, and outlines what is bright."""
+
+    def see(patches, outlined):
+        assert len(patches) == COUNT
+        bright = patches[:, 0, 11:14, 11:14, 11:14].mean((1, 2, 3)) > 1
+        if asked is not None:
+            asked.append((bright.sum(), outlined))
+        outlines = (patches[:, 0] > 1).astype(np.float32)
+        return np.where(bright, log_odds, -9.0).astype(np.float32), outlines if outlined else None
+
+    return DetailEngine(40, 0.0, see)
+
+
+def scan():
+    image = noise()
+    for centre in BALLS:
+        image[ball(centre, 5)] += 2
+    return scan_of(image)
+
+
+def test_the_larger_probability_counts_where_the_network_looked():
+    prepared = scan()
+    before = np.full(SHAPE, 0.1, np.float32)
+    before[20, 30, 25] = 0.95
+    details = look_closely(prepared, network())
+    after = add(prepared.volume.with_data(before.copy()), details).data
+    wanted = before.copy()
+    for centre in BALLS:
+        inside = ball(centre, 5) & prepared.brain.data & (prepared.volume.data > 1)
+        wanted[inside] = np.maximum(wanted[inside], expit(2.0))
+    np.testing.assert_allclose(after, wanted, atol=1e-6)
+    again = add(prepared.volume.with_data(after.copy()), details).data
+    assert np.array_equal(again, after)
+
+
+def test_what_it_thinks_unlikely_is_not_outlined():
+    asked = []
+    assert look_closely(scan(), network(LEAST - 0.1, asked)) == ()
+    assert not any(outlined for _, outlined in asked)
+
+
+def test_a_scan_with_nothing_bright_needs_no_network():
+    assert look_closely(scan_of(np.ones(SHAPE)), network()) == ()
+
+
+def test_numbers_that_are_not_finite_are_an_error():
+    broken = DetailEngine(40, 0.0, lambda patches, _: (np.full(len(patches), np.nan), None))
+    with pytest.raises(RunError, match="not finite"):
+        look_closely(scan(), broken)
+
+
+def test_log_odds_are_shifted():
+    patches = np.full((3, 3, SIDE, SIDE, SIDE), 2, np.float32)
+    one, other = network(), network()
+    moved = DetailEngine(40, 1.5, other.see)
+    np.testing.assert_allclose(moved.log_odds(patches), one.log_odds(patches) - 1.5)
+
+
+def test_patches_show_the_scan_at_three_scales():
+    image = np.random.default_rng(4).standard_normal((30, 29, 26)).astype(np.float32)
+    place = np.array([[13, 6, 20]])
+    fine, middle, coarse = Pyramid(image).around(place)[0]
+    for patch, scale in ((fine, 1), (middle, 2), (coarse, 4)):
+        for shift in ((0, 0, 0), (-2, 3, 1), (-12, 11, 0)):
+            block = place[0] // scale + shift
+            low = block * scale
+            wanted = 0.0
+            if (low >= 0).all():
+                cut = np.zeros((scale,) * 3)
+                part = image[tuple(slice(a, a + scale) for a in low)]
+                cut[tuple(map(slice, part.shape))] = part
+                wanted = cut.mean()  # beyond the image lies 0
+            found = patch[tuple(np.array(shift) + SIDE // 2)]
+            assert found == pytest.approx(wanted, abs=1e-5)
+
+
+def test_an_outline_keeps_to_its_own_metastasis():
+    outline = np.zeros((SIDE,) * 3, np.float32)
+    outline[10:15, 10:15, 10:15] = 0.9
+    outline[18:22, 18:22, 18:22] = 0.9
+    kept = central(outline)
+    assert (kept[10:15, 10:15, 10:15] == np.float32(0.9)).all()
+    assert kept[16:].max() == 0
+
+
+def test_a_probability_is_the_odds_of_the_place_times_the_outline():
+    seen = Seen((slice(0, 1),) * 3, 0.0, np.full((1, 1, 1), 0.8, np.float32))
+    assert seen.probability[0, 0, 0] == pytest.approx(0.4)

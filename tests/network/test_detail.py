@@ -1,0 +1,148 @@
+"""The detail network gives the same on every engine, and comes back as it was stored."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from brainmets.config import Architecture
+from brainmets.errors import BundleError, ConfigError
+from brainmets.network import openvino_engine
+from brainmets.network.bundle import SCHEMA_DETAIL, SIDE, Bundle, Detail, read, write
+from brainmets.network.detail import DetailNet
+from brainmets.network.detail_engine import COUNT, detail_engine
+from brainmets.network.ensemble import combine
+from brainmets.training.detail import weights_of
+from stand_ins import bright_model
+
+
+def random_detail(seed=0, width=4, **options):
+    """Random weights, running means and variances."""
+    torch.manual_seed(seed)
+    net = DetailNet(width).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+    return Detail(weights_of(net), width, **options)
+
+
+def make_bundle() -> Bundle:
+    proof = np.zeros((4, 4, 4), np.float32)
+    return replace(bright_model().bundle, example={"input": proof, "output": proof})
+
+
+def bundle_with(detail) -> Bundle:
+    return replace(make_bundle(), detail=detail)
+
+
+@pytest.mark.parametrize("places", [0, 1, COUNT, 2 * COUNT + 3])
+def test_openvino_gives_what_pytorch_gives(places, tmp_path, monkeypatch):
+    monkeypatch.setattr(openvino_engine, "cache_folder", lambda: tmp_path)
+    bundle = bundle_with(random_detail(shift=0.7))
+    patches = np.random.default_rng(1).standard_normal((places, 3, SIDE, SIDE, SIDE))
+    one, other = (detail_engine(bundle, library) for library in ("openvino", "torch"))
+    assert one.most == other.most == 250
+    odds = one.log_odds(patches.astype(np.float32))
+    assert odds.shape == (places,)
+    np.testing.assert_allclose(odds, other.log_odds(patches.astype(np.float32)), atol=1e-3)
+    outlines = one.outlines(patches.astype(np.float32))
+    assert outlines.shape == (places, SIDE, SIDE, SIDE)
+    assert places == 0 or 0 <= outlines.min() < outlines.max() <= 1
+    np.testing.assert_allclose(outlines, other.outlines(patches.astype(np.float32)), atol=1e-3)
+
+
+def test_a_place_is_judged_the_same_in_any_company(tmp_path, monkeypatch):
+    monkeypatch.setattr(openvino_engine, "cache_folder", lambda: tmp_path)
+    engine = detail_engine(bundle_with(random_detail()), "openvino")
+    patches = np.random.default_rng(2).standard_normal((13, 3, SIDE, SIDE, SIDE))
+    patches = patches.astype(np.float32)
+    together = engine.log_odds(patches)
+    alone = np.concatenate([engine.log_odds(patch[None]) for patch in patches])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_it_comes_back_as_it_was_stored(tmp_path):
+    bundle = bundle_with(random_detail(most=99, shift=1.5))
+    write(bundle, tmp_path / "a.brainmets")
+    again = read(tmp_path / "a.brainmets")
+    assert (again.detail.width, again.detail.most, again.detail.shift) == (4, 99, 1.5)
+    assert again.detail.identity() == bundle.detail.identity()
+    assert again.detail.weights.keys() == bundle.detail.weights.keys()
+    write(make_bundle(), tmp_path / "b.brainmets")
+    assert again.sha256 != read(tmp_path / "b.brainmets").sha256
+
+
+def test_a_version_that_does_not_know_it_refuses_the_file(tmp_path, monkeypatch):
+    """What it found would not be what the model finds."""
+    import json
+    import zipfile
+
+    write(bundle_with(random_detail()), tmp_path / "a.brainmets")
+    with zipfile.ZipFile(tmp_path / "a.brainmets") as archive:
+        assert json.loads(archive.read("card.json"))["schema"] == SCHEMA_DETAIL == 3
+
+
+@pytest.mark.parametrize("change", [{"shift": 0.5}, {"most": 20}])
+def test_a_result_is_a_function_of_all_of_it(change):
+    plain, detail = make_bundle(), random_detail()
+    identities = {plain.identity, bundle_with(detail).identity,
+                  bundle_with(replace(detail, **change)).identity,
+                  bundle_with(random_detail(seed=5)).identity}  # fmt: skip
+    assert len(identities) == 4
+
+
+@pytest.mark.parametrize("library", ["openvino", "torch"])
+@pytest.mark.parametrize("fault", ["missing", "superfluous", "shape"])
+def test_tensors_that_do_not_fit_are_refused(library, fault, tmp_path, monkeypatch):
+    monkeypatch.setattr(openvino_engine, "cache_folder", lambda: tmp_path)
+    weights = dict(random_detail().weights)
+    if fault == "missing":
+        weights.pop("hidden.weight")
+    elif fault == "superfluous":
+        weights["more"] = np.zeros(3, np.float16)
+    else:
+        weights["fine.0.conv1.weight"] = np.zeros((4, 1, 1, 1, 1), np.float16)
+    patches = np.zeros((1, 3, SIDE, SIDE, SIDE), np.float32)
+    with pytest.raises(BundleError):
+        detail_engine(bundle_with(Detail(weights, 4)), library).log_odds(patches)
+
+
+@pytest.mark.parametrize("fault", ["error", "numbers"])
+def test_where_openvino_fails_pytorch_takes_over(fault, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(openvino_engine, "cache_folder", lambda: tmp_path)
+    bundle = bundle_with(random_detail())
+    patches = np.random.default_rng(3).standard_normal((4, 3, SIDE, SIDE, SIDE))
+    patches = patches.astype(np.float32)
+    wanted = detail_engine(bundle, "torch cpu float32").log_odds(patches)
+
+    def broken(_self, image, count):
+        if fault == "error":
+            raise RuntimeError("an instruction is missing")
+        return [np.full(COUNT, np.nan, np.float32)]
+
+    engine = detail_engine(bundle, "openvino cpu int8, bfloat16")
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino_engine.Compiled, "outputs", broken)
+        np.testing.assert_array_equal(engine.log_odds(patches), wanted)
+    assert caplog.text.count("torch takes over") == 1
+    np.testing.assert_array_equal(engine.log_odds(patches), wanted)  # and stays
+
+
+@pytest.mark.parametrize(
+    "options", [{"width": 0}, {"most": 0}, {"shift": float("nan")}, {"width": 1000}]
+)
+def test_impossible_numbers_are_refused(options):
+    with pytest.raises(BundleError, match="detail network of width"):
+        Detail({}, **options)
+
+
+def test_models_with_other_detail_networks_are_not_averaged():
+    one = replace(make_bundle(), architecture=Architecture(4))
+    two = replace(one, name="two", detail=random_detail())
+    with pytest.raises(ConfigError, match="different detail networks"):
+        combine([one, two], "both", lambda _bundle: None)

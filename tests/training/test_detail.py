@@ -1,0 +1,253 @@
+"""The detail network learns what a metastasis is, in legs, and is fitted to a model."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from brainmets.cohort import Cohort
+from brainmets.config import Recipe
+from brainmets.errors import CohortError, ConfigError
+from brainmets.network import openvino_engine
+from brainmets.network.bundle import SIDE, Detail
+from brainmets.network.detail import DetailNet
+from brainmets.pipeline import Model, run_by
+from brainmets.training import detail_fit
+from brainmets.training.detail import (
+    Schedule,
+    learning_rate,
+    lesion_weights,
+    outline_loss,
+    patches_of,
+    sources,
+    train_detail,
+    trained,
+    weights_of,
+)
+from brainmets.training.detail_fit import CHECKPOINT, fit, train_model_detail
+from stand_ins import Bright, bright_model
+from training_cases import prepared_case, write_case
+
+RECIPE = Recipe(spacing_mm=1.0)
+CENTRES = ((20, 20, 18), (10, 30, 25), (30, 12, 12))
+
+
+@pytest.fixture(scope="module")
+def data():
+    cases = [
+        prepared_case(lesions=CENTRES, radius=2, seed=n, name=str(n)) for n in range(2)
+    ]  # fmt: skip
+    return sources(cases, RECIPE, 60)
+
+
+def quick(**options):
+    return Schedule(**{"steps": 12, "lesions": 3, "others": 5, "width": 2, **options})
+
+
+def test_a_source_holds_every_lesion_and_bright_places_that_are_none(data):
+    for case in data:
+        assert [np.rint(v.mean(0)).astype(int).tolist() for v in case.lesions] == [
+            list(centre) for centre in CENTRES
+        ]
+        away = np.linalg.norm(case.others[:, None] - np.array(CENTRES)[None], axis=2)
+        assert len(case.others) > 20
+        assert away.min() > 2  # no place in a lesion
+
+
+def test_the_brain_ends_where_it_does_in_use():
+    case = prepared_case()
+    depth = np.array(case.depth)
+    depth[:10] = 9  # 2.25 mm outside the surface, where the margin is 2
+    (source,) = sources([replace(case, depth=depth)], RECIPE, 40)
+    half = SIDE // 2
+    level = source.pyramid.levels[0][half:-half, half:-half, half:-half]
+    assert not level[:10].any()
+    assert level[10:40].all()
+
+
+def test_training_in_legs_gives_the_same_network(data, tmp_path):
+    whole = train_detail(data, 1.0, quick(), tmp_path / "whole.pt")
+    legs = tmp_path / "legs.pt"
+    stops = 0
+    while (network := train_detail(data, 1.0, quick(), legs, most_seconds=0.05)) is None:
+        stops += 1
+        assert legs.is_file()
+    assert stops > 1
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, network.state_dict()[name]), name
+
+
+def test_another_seed_gives_another_network(data, tmp_path):
+    one, other = (
+        train_detail(data, 1.0, quick(steps=2, seed=seed), tmp_path / f"{seed}.pt")
+        for seed in (1, 2)
+    )
+    assert not torch.equal(one.score.weight, other.score.weight)
+
+
+def test_a_checkpoint_of_another_run_is_refused(data, tmp_path):
+    train_detail(data, 1.0, quick(steps=1), tmp_path / "a.pt")
+    with pytest.raises(ConfigError, match="other settings"):
+        train_detail(data, 1.0, quick(steps=2), tmp_path / "a.pt")
+    with pytest.raises(ConfigError, match="other settings"):
+        train_detail(data, 1.0, quick(steps=1), tmp_path / "a.pt", learnt_from=["another"])
+
+
+def test_a_finished_run_needs_its_data_no_more(data, tmp_path):
+    checkpoint = tmp_path / "a.pt"
+    assert trained(quick(steps=2), checkpoint, ["a"]) is None
+    assert (
+        train_detail(data, 1.0, quick(steps=2), checkpoint, learnt_from=["a"], most_seconds=0)
+        is None
+    )
+    assert trained(quick(steps=2), checkpoint, ["a"]) is None
+    network = train_detail(data, 1.0, quick(steps=2), checkpoint, learnt_from=["a"])
+    again = trained(quick(steps=2), checkpoint, ["a"])
+    assert torch.equal(network.score.weight, again.score.weight)
+    with pytest.raises(ConfigError, match="other settings"):
+        trained(quick(steps=2), checkpoint, ["b"])
+
+
+def test_without_a_lesion_there_is_nothing_to_learn(tmp_path):
+    nothing = sources([prepared_case(lesions=())], RECIPE, 10)
+    with pytest.raises(CohortError, match="0 lesions"):
+        train_detail(nothing, 1.0, quick(), tmp_path / "a.pt")
+
+
+@pytest.mark.slow
+def test_it_learns_to_tell_balls_from_noise(data, tmp_path):
+    schedule = quick(steps=150, lesions=6, others=10, width=4)
+    network = train_detail(data, 1.0, schedule, tmp_path / "a.pt")
+    (fresh,) = sources([prepared_case(lesions=CENTRES, radius=2, seed=9)], RECIPE, 60)
+    inside = np.array(CENTRES)
+    with torch.inference_mode():
+        right, outlines = network(torch.from_numpy(fresh.pyramid.around(inside)))
+        wrong, _ = network(torch.from_numpy(fresh.pyramid.around(fresh.others)))
+    assert right.min() > wrong.quantile(0.95)
+    middle = SIDE // 2
+    drawn = torch.sigmoid(outlines)[:, middle - 1 : middle + 2].mean()
+    assert drawn > 3 * torch.sigmoid(outlines)[:, :4].mean()
+
+
+def test_patches_and_their_lesions_are_moved_and_mirrored_together(data):
+    places = [(data[0], np.array(CENTRES[0]))] * 40
+    patches, truths = patches_of(places, 40, np.random.default_rng(0))
+    assert patches.shape == (40, 3, SIDE, SIDE, SIDE)
+    for patch, truth in zip(patches.numpy(), truths.numpy(), strict=True):
+        assert truth.sum() > 20
+        inside, outside = patch[0][truth > 0], patch[0][truth == 0]
+        assert inside.mean() > outside.mean() + 2
+    starts = {tuple(np.argwhere(truth)[0]) for truth in truths.numpy()}
+    assert len(starts) > 10
+
+
+def test_large_lesions_are_drawn_less_often(data):
+    one = replace(data[0], lesions=[np.zeros((20, 3), int), np.zeros((5000, 3), int)])
+    small, large = lesion_weights([(one, 0), (one, 1)], 1.0)
+    assert small == pytest.approx(2.5 * large)
+
+
+def test_the_rate_rises_and_falls():
+    schedule = Schedule(steps=1000)
+    rates = [learning_rate(schedule, step) for step in range(1000)]
+    assert max(rates) == pytest.approx(schedule.learning_rate, rel=0.02)
+    assert rates.index(max(rates)) < 60
+    assert rates[-1] < 0.01 * max(rates)
+
+
+def test_the_loss_of_a_right_outline_is_less():
+    truth = torch.zeros(1, SIDE, SIDE, SIDE)
+    truth[0, 10:14, 10:14, 10:14] = 1
+    right, wrong = 16 * truth - 8, -16 * truth + 8
+    assert float(outline_loss(right, truth)) < 0.02
+    assert float(outline_loss(wrong, truth)) > 4
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"others": 1}, {"learning_rate": 0.0}])
+def test_impossible_schedules_are_refused(options):
+    with pytest.raises(ConfigError, match="expected whole numbers"):
+        Schedule(**options)
+
+
+# --- with a model -----------------------------------------------------------------
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    return Cohort(tuple(write_case(tmp_path, name, seed=n) for n, name in enumerate("abc")))
+
+
+@pytest.fixture
+def blind(monkeypatch, tmp_path):
+    """A model whose first network finds nothing."""
+
+    class Blind(Bright):
+        def __call__(self, tile):
+            return np.zeros_like(tile)
+
+    monkeypatch.setattr(openvino_engine, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(detail_fit, "choose_engine", lambda *_: (Blind(), ""))
+    return replace(bright_model(spacing_mm=1.0).bundle, example={
+        name: np.zeros((32, 32, 32), np.float32) for name in ("input", "output")
+    })  # fmt: skip
+
+
+def test_the_model_gets_it_with_what_it_finds(blind, cohort, tmp_path):
+    told = []
+    out = tmp_path / "model.brainmets"
+    done = train_model_detail(
+        blind, cohort, cohort, out, tmp_path / "work",
+        quick(steps=60, lesions=4, others=8, width=4),
+        listeners=detail_fit.Listeners(choosing=lambda *moment: told.append(moment)),
+    )  # fmt: skip
+    said = done.card["detail"]
+    assert told[-1] == (3, 3)
+    assert done.name == "model"
+    assert said["cases"] == 3
+    assert said["training"]["steps"] == 60
+    assert said["validation_without_it"]["lesion_sensitivity"] == 0
+    assert said["validation"]["lesion_f1"] > 0.5
+    assert said["shift"] == done.detail.shift
+    assert (tmp_path / "work" / CHECKPOINT).is_file()
+
+
+def test_a_run_that_was_stopped_writes_no_model(blind, cohort, tmp_path):
+    out = tmp_path / "model.brainmets"
+    done = train_model_detail(
+        blind, cohort, cohort, out, tmp_path / "work", quick(), most_seconds=0
+    )
+    assert done is None
+    assert not out.exists()
+
+
+def test_where_it_finds_nothing_right_it_is_all_but_silenced(blind, cohort):
+    """Weights that know nothing must not add findings."""
+    torch.manual_seed(0)
+    network = DetailNet(2).eval()
+    torch.nn.init.constant_(network.score.bias, 2.0)
+    fitted, said = fit(
+        replace(blind, detail=Detail(weights_of(network), 2)), cohort, false_positives=0.0
+    )
+    assert said["validation"]["false_positives_per_scan"] <= 1
+    assert fitted.detail.shift >= 0
+
+
+def test_without_a_case_to_choose_on_it_stops_at_once(blind, cohort, tmp_path):
+    with pytest.raises(CohortError, match="to choose the decision rule on"):
+        train_model_detail(
+            blind, cohort, Cohort(()), tmp_path / "m.brainmets", tmp_path / "w", quick()
+        )
+
+
+def test_a_model_without_one_cannot_be_fitted(blind, cohort):
+    with pytest.raises(CohortError, match="no detail network"):
+        fit(blind, cohort)
+
+
+def test_a_loaded_model_runs_it(blind):
+    assert run_by(blind, Bright()).detail is None
+    network = DetailNet(2)
+    ready = run_by(replace(blind, detail=Detail(weights_of(network), 2, shift=1.0)), Bright())
+    assert isinstance(ready, Model)
+    assert ready.detail.shift == 1.0
