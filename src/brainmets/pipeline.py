@@ -31,6 +31,8 @@ DEFAULT_MODEL = "starter"
 MAX_MEMORY_GB = 3.0
 NETWORK_MB = {"bfloat16": 370, "float32": 740, "torch": 975, "second look": 440}
 WEIGHT_BYTES = {"openvino": 18, "torch": 6}
+DETAIL_MB = 100
+"""What the detail network takes beside the other: the scan smoothed, patches, its weights."""
 LIBRARIES_MB = 300
 READ_BYTES_PER_VOXEL, FOUND_BYTES_PER_VOXEL, BESIDE_BYTES_PER_VOXEL = 5.0, 12.0, 16.0
 """Measured: see :func:`expected_peak_mb`."""
@@ -129,8 +131,11 @@ def expected_peak_mb(model: Model, voxels: int, *, several: bool = False) -> int
     networks = [(kind, engine)] + ([("second look", model.exact.name)] if model.exact else [])
     weights = WEIGHT_BYTES[library] * sum(values.size for values in model.bundle.weights.values())
     beside = BESIDE_BYTES_PER_VOXEL * voxels if several else 0
-    running = READ_BYTES_PER_VOXEL * voxels / 2**20 + max(
-        NETWORK_MB[each] + _tile_bytes(model, name) / 2**20 for each, name in networks
+    detail = DETAIL_MB if model.detail else 0
+    running = (
+        detail
+        + READ_BYTES_PER_VOXEL * voxels / 2**20
+        + max(NETWORK_MB[each] + _tile_bytes(model, name) / 2**20 for each, name in networks)
     )
     found = LIBRARIES_MB + FOUND_BYTES_PER_VOXEL * voxels / 2**20
     return round(max(running, found) + (weights + beside) / 2**20)

@@ -96,8 +96,15 @@ def test_an_outline_keeps_to_its_own_metastasis():
     outline[10:15, 10:15, 10:15] = 0.9
     outline[18:22, 18:22, 18:22] = 0.9
     kept = central(outline)
-    assert (kept[10:15, 10:15, 10:15] == np.float32(0.9)).all()
+    assert (kept[10:15, 10:15, 10:15] == 1).all()
     assert kept[16:].max() == 0
+    outline[12, 12, 12] = 0.6
+    assert central(outline)[12, 12, 12] == pytest.approx(0.6 / 0.9)
+
+
+def test_an_outline_that_is_sure_of_nothing_is_none():
+    outline = np.full((SIDE,) * 3, 0.4, np.float32)
+    assert not central(outline).any()
 
 
 def test_a_probability_is_the_odds_of_the_place_times_the_outline():

@@ -12,7 +12,8 @@ from brainmets.errors import CohortError, ConfigError
 from brainmets.network import openvino_engine
 from brainmets.network.bundle import SIDE, Detail
 from brainmets.network.detail import DetailNet
-from brainmets.pipeline import Model, run_by
+from brainmets.network.detail_engine import DetailEngine
+from brainmets.pipeline import DETAIL_MB, Model, analyse, expected_peak_mb, run_by
 from brainmets.training import detail_fit
 from brainmets.training.detail import (
     Schedule,
@@ -27,10 +28,18 @@ from brainmets.training.detail import (
 )
 from brainmets.training.detail_fit import CHECKPOINT, fit, train_model_detail
 from stand_ins import Bright, bright_model
-from training_cases import prepared_case, write_case
+from training_cases import BALLS, prepared_case, write_case
 
 RECIPE = Recipe(spacing_mm=1.0)
 CENTRES = ((20, 20, 18), (10, 30, 25), (30, 12, 12))
+
+
+class Nothing(Bright):
+    """An engine that finds nothing."""
+
+    def __call__(self, tile):
+        """See :class:`brainmets.network.engines.Engine`."""
+        return np.zeros_like(tile)
 
 
 @pytest.fixture(scope="module")
@@ -181,13 +190,8 @@ def cohort(tmp_path):
 @pytest.fixture
 def blind(monkeypatch, tmp_path):
     """A model whose first network finds nothing."""
-
-    class Blind(Bright):
-        def __call__(self, tile):
-            return np.zeros_like(tile)
-
     monkeypatch.setattr(openvino_engine, "cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.setattr(detail_fit, "choose_engine", lambda *_: (Blind(), ""))
+    monkeypatch.setattr(detail_fit, "choose_engine", lambda *_: (Nothing(), ""))
     return replace(bright_model(spacing_mm=1.0).bundle, example={
         name: np.zeros((32, 32, 32), np.float32) for name in ("input", "output")
     })  # fmt: skip
@@ -251,3 +255,22 @@ def test_a_loaded_model_runs_it(blind):
     ready = run_by(replace(blind, detail=Detail(weights_of(network), 2, shift=1.0)), Bright())
     assert isinstance(ready, Model)
     assert ready.detail.shift == 1.0
+    more = expected_peak_mb(ready, 10**7) - expected_peak_mb(run_by(blind, Bright()), 10**7)
+    assert more == DETAIL_MB
+
+
+def test_a_case_is_looked_at_closely_in_use(blind, cohort):
+    """The line adds what the detail network sees to what the first network does."""
+
+    def see(patches, outlined):
+        bright = patches[:, 0, 11:14, 11:14, 11:14].mean((1, 2, 3)) > 1.5
+        outlines = (patches[:, 0] > 1.5).astype(np.float32) if outlined else None
+        return np.where(bright, 4.0, -9.0).astype(np.float32), outlines
+
+    case = cohort.cases[0]
+    alone, both = (
+        analyse(case.image, brain_mask=case.brain_mask, model=Model(blind, Nothing(), detail=d))
+        for d in (None, DetailEngine(50, 0.0, see))
+    )
+    assert not alone.lesions
+    assert len(both.lesions) == len(BALLS)

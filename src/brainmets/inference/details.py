@@ -26,6 +26,8 @@ LEAST = -3.0
 """Log odds of a place below which it is not outlined: no rule asks for so little."""
 INSIDE = 0.3
 """Of an outline: a voxel with less is outside."""
+SURE = 0.5
+"""Of an outline: the least that its largest value may be."""
 CUBE = np.ones((3, 3, 3), bool)
 REACH_VOX = 2
 """An outline counts where it comes as near as this to its place."""
@@ -133,8 +135,15 @@ def _within(place: Places, shape: tuple[int, int, int]) -> tuple[Box, Box]:
 
 
 def central(outline: Float32) -> Float32:
-    """An outline without what belongs to its neighbours: the pieces that come near its middle."""
+    """An outline without what belongs to its neighbours, 1 where it is surest.
+
+    Kept are the pieces that come near its middle. Divided by its largest value, an outline times
+    the probability of its place is as likely a finding as the place is a metastasis. None is left
+    of an outline that is sure of no voxel.
+    """
     pieces, _ = ndimage.label(outline >= INSIDE, CUBE)
     middle = slice(SIDE // 2 - REACH_VOX, SIDE // 2 + REACH_VOX + 1)
     near = np.unique(pieces[middle, middle, middle])
-    return np.where(np.isin(pieces, near[near > 0]), outline, np.float32(0))
+    kept = np.where(np.isin(pieces, near[near > 0]), outline, np.float32(0))
+    largest = kept.max()
+    return np.asarray(kept / largest if largest >= SURE else np.zeros_like(kept), np.float32)
