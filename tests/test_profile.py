@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
+
 from brainmets import memory
 from brainmets.batch import predict_cases
 from brainmets.cohort import Case
 from brainmets.network.cost import Timed
+from brainmets.network.detail_engine import DetailEngine
 from brainmets.profile import STAGES, network_line, stage_rows
 from stand_ins import coarse_model, write_scan
 
@@ -14,7 +17,8 @@ def test_every_stage_has_its_seconds_and_memory(tmp_path):
     case = Case("one", write_scan(tmp_path / "one.nii.gz"))
     model = coarse_model()
     timed = Timed(model.engine)
-    used = replace(model, engine=timed, exact=model.engine)
+    blind = DetailEngine(5, 0.0, lambda patches, _: (np.full(len(patches), -9.0), None))
+    used = replace(model, engine=timed, exact=model.engine, detail=blind)
     outcomes = predict_cases([case], tmp_path / "out", used, profile=True)
     rows = stage_rows(outcomes, tmp_path / "out")
     stages = [stage for _, stage, _, _ in rows]
