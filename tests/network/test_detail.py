@@ -77,7 +77,7 @@ def test_it_comes_back_as_it_was_stored(tmp_path):
     assert again.sha256 != read(tmp_path / "b.brainmets").sha256
 
 
-def test_a_version_that_does_not_know_it_refuses_the_file(tmp_path, monkeypatch):
+def test_a_version_that_does_not_know_it_refuses_the_file(tmp_path):
     """What it found would not be what the model finds."""
     import json
     import zipfile

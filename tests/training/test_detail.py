@@ -10,7 +10,7 @@ from brainmets.cohort import Cohort
 from brainmets.config import Recipe
 from brainmets.errors import CohortError, ConfigError
 from brainmets.network import openvino_engine
-from brainmets.network.bundle import SIDE, Detail
+from brainmets.network.bundle import SIDE, Detail, Int8
 from brainmets.network.detail import DetailNet
 from brainmets.network.detail_engine import DetailEngine
 from brainmets.pipeline import DETAIL_MB, Model, analyse, expected_peak_mb, run_by
@@ -200,8 +200,11 @@ def blind(monkeypatch, tmp_path):
 def test_the_model_gets_it_with_what_it_finds(blind, cohort, tmp_path):
     told = []
     out = tmp_path / "model.brainmets"
+    ready = replace(blind, int8=Int8({"head": (1.0,)}, is_default=True), card={
+        "trained_on": "nothing", "int8": {"is_default": True}, "results": {"lesion_f1": 0.9}
+    })  # fmt: skip
     done = train_model_detail(
-        blind, cohort, cohort, out, tmp_path / "work",
+        ready, cohort, cohort, out, tmp_path / "work",
         quick(steps=60, lesions=4, others=8, width=4),
         listeners=detail_fit.Listeners(choosing=lambda *moment: told.append(moment)),
     )  # fmt: skip
@@ -209,6 +212,8 @@ def test_the_model_gets_it_with_what_it_finds(blind, cohort, tmp_path):
     assert told[-1] == (3, 3)
     assert done.name == "model"
     assert said["cases"] == 3
+    assert set(done.card) == {"trained_on", "detail"}  # the rest was said of another rule
+    assert not done.int8.is_default
     assert said["training"]["steps"] == 60
     assert said["validation_without_it"]["lesion_sensitivity"] == 0
     assert said["validation"]["lesion_f1"] > 0.5
@@ -223,18 +228,6 @@ def test_a_run_that_was_stopped_writes_no_model(blind, cohort, tmp_path):
     )
     assert done is None
     assert not out.exists()
-
-
-def test_where_it_finds_nothing_right_it_is_all_but_silenced(blind, cohort):
-    """Weights that know nothing must not add findings."""
-    torch.manual_seed(0)
-    network = DetailNet(2).eval()
-    torch.nn.init.constant_(network.score.bias, 2.0)
-    fitted, said = fit(
-        replace(blind, detail=Detail(weights_of(network), 2)), cohort, false_positives=0.0
-    )
-    assert said["validation"]["false_positives_per_scan"] <= 1
-    assert fitted.detail.shift >= 0
 
 
 def test_without_a_case_to_choose_on_it_stops_at_once(blind, cohort, tmp_path):

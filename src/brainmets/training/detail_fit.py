@@ -23,8 +23,10 @@ from brainmets.training.tune import prepared_of, reference_of
 from brainmets.volume import on_grid
 
 SHIFTS = (0.0, 1.0, 2.0, 3.0, 4.0)
-"""Taken off the log odds of places; the largest all but silences the network."""
+"""Taken off the log odds of places."""
 CHECKPOINT = "detail.pt"
+OF_THE_RULE = ("int8", "results", "sensitivity_by_size", "decision_rule", "calibration")
+"""What a card says of a model by its decision rule, which is another one afterwards."""
 Count = Callable[[int, int], None]
 Found = dict[float, list[list[Candidate]]]
 
@@ -91,8 +93,10 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
     ready = replace(bundle, detail=replace(blank, weights=weights_of(network)))
     fitted, said = fit(ready, check, tell.choosing, target_labels=target_labels,
                        false_positives=false_positives)  # fmt: skip
-    card = {**bundle.card, "detail": {**said, "training": asdict(schedule), "cases": len(learn)}}
-    write(replace(fitted, name=out.stem, card=card), out)
+    kept = {name: words for name, words in bundle.card.items() if name not in OF_THE_RULE}
+    card = {**kept, "detail": {**said, "training": asdict(schedule), "cases": len(learn)}}
+    int8 = bundle.int8 and replace(bundle.int8, is_default=False)
+    write(replace(fitted, name=out.stem, card=card, int8=int8), out)
     return read(out)
 
 
