@@ -14,6 +14,7 @@ from brainmets.errors import GridMismatchError, ReadError
 from brainmets.evaluation.evaluate import _rule_beside
 from brainmets.io import nifti
 from brainmets.lesions import find
+from brainmets.network.detail_engine import DetailEngine
 from brainmets.pipeline import analyse, brain_checks, measure_mask
 from brainmets.preprocess.brain import Brain, Extractor
 from brainmets.report.case import write_case
@@ -63,23 +64,44 @@ class Fixed:
         return (1 / (1 + np.exp(-(np.log(given / (1 - given)) + self.by)))).astype(np.float32)
 
 
-def test_where_fewer_bits_leave_doubt_the_exact_engine_decides():
-    scan = scan_of(head().scan)
+def fainter(log_odds):
+    """An engine whose surest probability has these log odds."""
     clear = min(0.9999, max(lesion.max_probability for lesion in plain_report().lesions))
-    faint = Fixed(-float(np.log(clear / (1 - clear))))
+    return Fixed(log_odds - float(np.log(clear / (1 - clear))))
+
+
+def on_a_hair(engine, which=max):
+    """A model that by this engine just finds what is surest, or all that it finds."""
     lax = replace(MODEL.bundle, rule=replace(MODEL.bundle.rule, low=0.2, high=0.2))
-    found = analyse(scan, model=replace(MODEL, bundle=lax, engine=faint)).lesions
-    highest = max(lesion.max_probability for lesion in found)
-    rule = replace(lax.rule, high=0.999 * highest)
-    hair = replace(MODEL, bundle=replace(lax, rule=rule))
-    rough, exact = Fixed(faint.by - 0.1), Fixed(faint.by)
+    found = analyse(scan_of(head().scan), model=replace(MODEL, bundle=lax, engine=engine)).lesions
+    high = 0.999 * which(lesion.max_probability for lesion in found)
+    return replace(MODEL, bundle=replace(lax, rule=replace(lax.rule, high=high)), engine=engine)
+
+
+def test_where_fewer_bits_leave_doubt_the_exact_engine_decides():
+    scan, exact = scan_of(head().scan), fainter(0.0)
+    hair, rough = on_a_hair(exact), Fixed(exact.by - 0.1)
     alone = analyse(scan, model=replace(hair, engine=rough))
     both = analyse(scan, model=replace(hair, engine=rough, exact=exact))
-    truth = analyse(scan, model=replace(hair, engine=exact))
+    truth = analyse(scan, model=hair)
     assert len(alone.lesions) < len(truth.lesions) == len(both.lesions)
     places = [r.provenance["options"]["second_look_places"] for r in (alone, both)]
     assert places[0] is None
     assert places[1] >= 1
+
+
+def test_what_is_vetoed_stays_so_where_fewer_bits_leave_doubt():
+    def see(patches, _outlined):
+        return np.array([-9.0] + [9.0] * (len(patches) - 1), np.float32), None
+
+    scan, exact = scan_of(head().scan), fainter(2.0)
+    hair = on_a_hair(exact, min)
+    first = DetailEngine(1, 0.0, see, veto=0.0)  # of small findings the first is unlikely
+    plain, vetoed = (analyse(scan, model=replace(hair, detail=d)) for d in (None, first))
+    assert len(vetoed.lesions) == len(plain.lesions) - 1 >= 1
+    twice = analyse(scan, model=replace(hair, exact=exact, detail=first))
+    assert len(twice.lesions) == len(vetoed.lesions)
+    assert twice.provenance["options"]["second_look_places"] >= 1
 
 
 def test_without_doubt_the_exact_engine_is_not_asked():

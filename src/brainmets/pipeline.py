@@ -11,7 +11,7 @@ from brainmets.cohort import Scan, stem
 from brainmets.concurrency import meanwhile
 from brainmets.config import to_mapping
 from brainmets.errors import ConfigError
-from brainmets.inference.details import Seen, add, look_closely
+from brainmets.inference.details import Details
 from brainmets.inference.predict import calibrated, predict
 from brainmets.inference.second_look import looked_at_again
 from brainmets.io import images, nifti
@@ -228,11 +228,11 @@ def probability_of(
         prepared, model.engine, tiling, largest_vox=largest,
         progress=lambda done, total: told("predict", done, total),
     )  # fmt: skip
-    details: tuple[Seen, ...] = ()
+    details: Details | None = None
     if model.detail is not None:
         told("details", 0, 1)
-        details = look_closely(prepared, model.detail)
-        tiles = add(tiles, details)
+        details = Details(prepared, model.detail)
+        details.apply(tiles, keep=model.exact is not None)
     told("restore", 0, 1)
     probability = restore(tiles, prepared)
     if model.exact is None:
@@ -243,12 +243,16 @@ def probability_of(
         return probability, 0
     del probability
     release(model.engine)
+    if details is not None:
+        details.undo(tiles)
     tiles = looked_at_again(
         prepared, tiles, places, model.exact, tiling, largest_vox=largest,
         progress=lambda done, total: told("second look", done, total),
     )  # fmt: skip
     release(model.exact)
-    return restore(add(tiles, details), prepared), len(places)
+    if details is not None:
+        details.apply(tiles)
+    return restore(tiles, prepared), len(places)
 
 
 def measure_mask(scan: Scan, mask: Volume, *, case_id: str = "scan") -> Report:

@@ -5,7 +5,20 @@ import pytest
 from scipy.special import expit
 
 from brainmets.errors import RunError
-from brainmets.inference.details import LEAST, Pyramid, Seen, add, central, look_closely
+from brainmets.inference.details import (
+    LEAST,
+    SMALL_MM,
+    Details,
+    Judged,
+    Pyramid,
+    Seen,
+    add,
+    central,
+    drop,
+    judge,
+    look_closely,
+    pyramid_of,
+)
 from brainmets.network.bundle import SIDE
 from brainmets.network.detail_engine import COUNT, DetailEngine
 from bright_places import SHAPE, ball, noise, scan_of
@@ -14,7 +27,7 @@ BALLS = ((20, 30, 25), (3, 4, 45))
 """One of them in a corner of the brain."""
 
 
-def network(log_odds=2.0, asked=None):
+def network(log_odds=2.0, asked=None, veto=None, shift=0.0):
     """Calls bright places metastases, and outlines what is bright."""
 
     def see(patches, outlined):
@@ -25,7 +38,11 @@ def network(log_odds=2.0, asked=None):
         outlines = (patches[:, 0] > 1).astype(np.float32)
         return np.where(bright, log_odds, -9.0).astype(np.float32), outlines if outlined else None
 
-    return DetailEngine(40, 0.0, see)
+    return DetailEngine(40, shift, see, veto)
+
+
+def seen_in(prepared, detail):
+    return look_closely(prepared, detail, pyramid_of(prepared))
 
 
 def scan():
@@ -39,7 +56,7 @@ def test_the_larger_probability_counts_where_the_network_looked():
     prepared = scan()
     before = np.full(SHAPE, 0.1, np.float32)
     before[20, 30, 25] = 0.95
-    details = look_closely(prepared, network())
+    details = seen_in(prepared, network())
     after = add(prepared.volume.with_data(before.copy()), details).data
     wanted = before.copy()
     for centre in BALLS:
@@ -52,25 +69,106 @@ def test_the_larger_probability_counts_where_the_network_looked():
 
 def test_what_it_thinks_unlikely_is_not_outlined():
     asked = []
-    assert look_closely(scan(), network(LEAST - 0.1, asked)) == ()
+    assert seen_in(scan(), network(LEAST - 0.1, asked)) == ()
     assert not any(outlined for _, outlined in asked)
 
 
 def test_a_scan_with_nothing_bright_needs_no_network():
-    assert look_closely(scan_of(np.ones(SHAPE)), network()) == ()
+    assert seen_in(scan_of(np.ones(SHAPE)), network()) == ()
 
 
 def test_numbers_that_are_not_finite_are_an_error():
     broken = DetailEngine(40, 0.0, lambda patches, _: (np.full(len(patches), np.nan), None))
     with pytest.raises(RunError, match="not finite"):
-        look_closely(scan(), broken)
+        seen_in(scan(), broken)
 
 
-def test_log_odds_are_shifted():
-    patches = np.full((3, 3, SIDE, SIDE, SIDE), 2, np.float32)
-    one, other = network(), network()
-    moved = DetailEngine(40, 1.5, other.see)
-    np.testing.assert_allclose(moved.log_odds(patches), one.log_odds(patches) - 1.5)
+def test_log_odds_of_bright_places_are_shifted():
+    plain, moved = (seen_in(scan(), network(shift=shift)) for shift in (0.0, 1.5))
+    assert [each.log_odds - 1.5 for each in plain] == pytest.approx(
+        [each.log_odds for each in moved]
+    )
+
+
+# --- small findings of the other network ------------------------------------------
+
+
+def findings(*balls, peak=0.9):
+    probability = np.zeros(SHAPE, np.float32)
+    for centre, diameter in balls:
+        probability[ball(centre, diameter)] = 0.4
+        probability[centre] = peak
+    return probability
+
+
+def judged_in(prepared, probability, detail):
+    return judge(prepared.volume.with_data(probability), prepared, detail, pyramid_of(prepared))
+
+
+def test_small_findings_are_judged_where_they_lie():
+    prepared = scan()
+    dark = (40, 20, 20)
+    probability = findings((BALLS[0], 5), (dark, 5))
+    judged = judged_in(prepared, probability, network(shift=7.0))
+    found = {tuple(np.mean(each.voxels, 1)): each for each in judged}
+    assert {place: each.log_odds for place, each in found.items()} == {BALLS[0]: 2.0, dark: -9.0}
+    for each in judged:
+        assert (probability[each.voxels] > 0).all()
+    assert sum(len(each.voxels[0]) for each in judged) == (probability > 0).sum()
+
+
+@pytest.mark.parametrize("spacing", [1.0, 0.8])
+def test_large_findings_and_what_is_none_are_not_judged(spacing):
+    prepared = scan_of(noise(), spacing=spacing)
+    middle = (30, 28, 26)
+
+    def judged(diameter_mm, peak=0.9):
+        probability = np.where(ball(middle, diameter_mm, spacing), np.float32(0.4), np.float32(0))
+        probability[middle] = peak
+        return judged_in(prepared, probability, network())
+
+    assert len(judged(SMALL_MM - 1)) == 1
+    assert not judged(SMALL_MM + 1)
+    assert not judged(SMALL_MM - 1, peak=0.45)
+
+
+def test_unlikely_findings_are_dropped_and_nothing_else():
+    probability = scan().volume.with_data(findings((BALLS[0], 5), ((40, 20, 20), 5)))
+    probability.data[5, 5, 5] = 0.2
+    there = np.nonzero(ball((40, 20, 20), 5))
+    judged = (Judged(np.nonzero(ball(BALLS[0], 5)), 2.0), Judged(there, -1.0))
+    wanted = probability.data.copy()
+    wanted[there] = 0
+    kept = drop(probability.with_data(probability.data.copy()), judged, None)
+    assert np.array_equal(kept.data, probability.data)
+    assert np.array_equal(drop(probability, judged, -0.5).data, wanted)
+
+
+def test_its_word_can_be_taken_back():
+    prepared = scan()
+    before = findings(((40, 20, 20), 5))
+    probability = prepared.volume.with_data(before.copy())
+    details = Details(prepared, network(veto=0.0))
+    details.apply(probability, keep=True)
+    assert probability.data[40, 20, 20] == 0
+    assert probability.data[BALLS[0]] > 0.8
+    once = probability.data.copy()
+    details.undo(probability)
+    assert np.array_equal(probability.data, before)
+    details.apply(probability)
+    assert np.array_equal(probability.data, once)
+
+
+def test_a_finding_that_was_added_is_not_judged():
+    """Only the other network's findings are dropped."""
+    prepared = scan()
+    details = Details(prepared, network(veto=3.0))  # above the log odds of bright places
+    probability = prepared.volume.with_data(np.zeros(SHAPE, np.float32))
+    details.apply(probability)
+    assert probability.data[BALLS[0]] > 0.8
+
+
+# --- patches and outlines ----------------------------------------------------------
 
 
 def test_patches_show_the_scan_at_three_scales():

@@ -11,7 +11,7 @@ from brainmets.errors import BundleError, ConfigError
 from brainmets.network import openvino_engine
 from brainmets.network.bundle import SCHEMA_DETAIL, SIDE, Bundle, Detail, read, write
 from brainmets.network.detail import DetailNet
-from brainmets.network.detail_engine import COUNT, detail_engine
+from brainmets.network.detail_engine import COUNT, detail_engine, example_of, verify_detail
 from brainmets.network.ensemble import combine
 from brainmets.training.detail import weights_of
 from stand_ins import bright_model
@@ -66,11 +66,13 @@ def test_a_place_is_judged_the_same_in_any_company(tmp_path, monkeypatch):
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_it_comes_back_as_it_was_stored(tmp_path):
-    bundle = bundle_with(random_detail(most=99, shift=1.5))
+@pytest.mark.parametrize("veto", [None, -0.5, 0.0])
+def test_it_comes_back_as_it_was_stored(veto, tmp_path):
+    bundle = bundle_with(random_detail(most=99, shift=1.5, veto=veto))
     write(bundle, tmp_path / "a.brainmets")
     again = read(tmp_path / "a.brainmets")
     assert (again.detail.width, again.detail.most, again.detail.shift) == (4, 99, 1.5)
+    assert again.detail.veto == detail_engine(again, "torch").veto == veto
     assert again.detail.identity() == bundle.detail.identity()
     assert again.detail.weights.keys() == bundle.detail.weights.keys()
     write(make_bundle(), tmp_path / "b.brainmets")
@@ -87,7 +89,7 @@ def test_a_version_that_does_not_know_it_refuses_the_file(tmp_path):
         assert json.loads(archive.read("card.json"))["schema"] == SCHEMA_DETAIL == 3
 
 
-@pytest.mark.parametrize("change", [{"shift": 0.5}, {"most": 20}])
+@pytest.mark.parametrize("change", [{"shift": 0.5}, {"most": 20}, {"veto": 0.0}])
 def test_a_result_is_a_function_of_all_of_it(change):
     plain, detail = make_bundle(), random_detail()
     identities = {plain.identity, bundle_with(detail).identity,
@@ -134,7 +136,8 @@ def test_where_openvino_fails_pytorch_takes_over(fault, tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize(
-    "options", [{"width": 0}, {"most": 0}, {"shift": float("nan")}, {"width": 1000}]
+    "options",
+    [{"width": 0}, {"most": 0}, {"shift": float("nan")}, {"veto": float("inf")}, {"width": 1000}],
 )
 def test_impossible_numbers_are_refused(options):
     with pytest.raises(BundleError, match="detail network of width"):
@@ -146,3 +149,41 @@ def test_models_with_other_detail_networks_are_not_averaged():
     two = replace(one, name="two", detail=random_detail())
     with pytest.raises(ConfigError, match="different detail networks"):
         combine([one, two], "both", lambda _bundle: None)
+
+
+# --- verified -----------------------------------------------------------------------
+
+
+def proven(seed=0):
+    """A bundle as `models train-detail` writes it."""
+    detail = random_detail(seed)
+    example = example_of(detail_engine(bundle_with(detail), "torch"))
+    return bundle_with(replace(detail, example=example))
+
+
+@pytest.mark.parametrize("library", ["openvino", "torch"])
+def test_a_machine_that_computes_as_it_should_is_told_so(library, tmp_path, monkeypatch):
+    monkeypatch.setattr(openvino_engine, "cache_folder", lambda: tmp_path)
+    write(proven(), tmp_path / "a.brainmets")
+    again = read(tmp_path / "a.brainmets")
+    assert verify_detail(again, detail_engine(again, library)) < 2e-3
+    assert again.detail.identity() == proven().detail.identity()
+
+
+def test_the_example_tells_places_apart():
+    example = proven().detail.example
+    assert np.ptp(example["log_odds"]) > 0.1
+    assert np.ptp(example["outlines"]) > 0.1
+
+
+def test_a_machine_that_computes_something_else_is_found_out():
+    bundle = proven()
+    other = detail_engine(bundle_with(random_detail(seed=9)), "torch")
+    with pytest.raises(BundleError, match="does not compute the model as published"):
+        verify_detail(bundle, other)
+
+
+def test_without_an_example_it_cannot_be_verified():
+    bundle = bundle_with(random_detail())
+    with pytest.raises(BundleError, match="cannot be verified"):
+        verify_detail(bundle, detail_engine(bundle, "torch"))

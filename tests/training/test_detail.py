@@ -12,7 +12,7 @@ from brainmets.errors import CohortError, ConfigError
 from brainmets.network import openvino_engine
 from brainmets.network.bundle import SIDE, Detail, Int8
 from brainmets.network.detail import DetailNet
-from brainmets.network.detail_engine import DetailEngine
+from brainmets.network.detail_engine import DetailEngine, verify_detail
 from brainmets.pipeline import DETAIL_MB, Model, analyse, expected_peak_mb, run_by
 from brainmets.training import detail_fit
 from brainmets.training.detail import (
@@ -217,8 +217,28 @@ def test_the_model_gets_it_with_what_it_finds(blind, cohort, tmp_path):
     assert said["training"]["steps"] == 60
     assert said["validation_without_it"]["lesion_sensitivity"] == 0
     assert said["validation"]["lesion_f1"] > 0.5
-    assert said["shift"] == done.detail.shift
+    assert (said["shift"], said["veto"]) == (done.detail.shift, done.detail.veto)
     assert (tmp_path / "work" / CHECKPOINT).is_file()
+    assert verify_detail(done, run_by(done, Nothing()).detail) < 2e-3
+
+
+def test_false_findings_of_the_other_network_are_vetoed(blind, cohort, tmp_path, monkeypatch):
+    def with_a_false_one(prepared, *_, **__):
+        """Every metastasis, and a place of plain brain."""
+        found = np.where(prepared.volume.data > 1.5, np.float32(0.99), np.float32(0))
+        x, y, z = (side.start + 4 for side in prepared.box)
+        found[x : x + 3, y : y + 3, z : z + 3] = 0.99
+        return prepared.volume.with_data(found)
+
+    monkeypatch.setattr(detail_fit, "predict", with_a_false_one)
+    done = train_model_detail(
+        blind, cohort, cohort, tmp_path / "model.brainmets", tmp_path / "work",
+        quick(steps=60, lesions=4, others=8, width=4),
+    )  # fmt: skip
+    said = done.card["detail"]
+    assert said["validation_without_it"]["false_positives_per_scan"] >= 1
+    assert said["validation"]["false_positives_per_scan"] == 0
+    assert said["veto"] == done.detail.veto is not None
 
 
 def test_a_run_that_was_stopped_writes_no_model(blind, cohort, tmp_path):

@@ -61,6 +61,7 @@ def verify_model(
     precision: PrecisionOption = Precision.f32,
 ) -> None:
     """Check a model file's hashes, and that this machine computes what it should."""
+    from brainmets.network.detail_engine import verify_detail
     from brainmets.network.engines import verify
     from brainmets.pipeline import load_model
 
@@ -72,6 +73,9 @@ def verify_model(
         f"{loaded.bundle.name}: hashes match; largest difference in probability "
         f"{difference:.1e} on {loaded.engine.name}"
     )
+    if loaded.detail:
+        difference = verify_detail(loaded.bundle, loaded.detail)
+        typer.echo(f"its detail network: {difference:.1e}")
 
 
 @models.command("combine")

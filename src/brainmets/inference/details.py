@@ -1,9 +1,11 @@
-"""Small metastases: the detail network's word on bright places, added to the probabilities.
+"""Small metastases: the detail network's word on bright places and on small findings.
 
 The network of the whole brain is blind to many metastases of a few voxels. What looks like one
 is looked at by a second network, place by place; where it is surer, its probabilities count.
+What the other network finds that is small is looked at as well, and dropped if it is unlikely.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -29,6 +31,10 @@ INSIDE = 0.3
 SURE = 0.5
 """Of an outline: the least that its largest value may be."""
 CUBE = np.ones((3, 3, 3), bool)
+FOUND, SURELY = 0.3, 0.5
+"""A finding of the other network: voxels of the first, one of them at least of the second."""
+SMALL_MM = 10.0
+"""Equivalent diameter up to which a finding may be dropped: larger ones fill what is looked at."""
 REACH_VOX = 2
 """An outline counts where it comes as near as this to its place."""
 
@@ -55,6 +61,19 @@ class Seen:
     def probability(self) -> Float32:
         """Of each voxel of the box."""
         return np.asarray(self.outline * np.float32(expit(self.log_odds)), np.float32)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the detail network says of a small finding of the other network.
+
+    Attributes:
+        voxels: of the prepared scan, indices along x, y and z.
+        log_odds: that it is a metastasis, as the network gives them.
+    """
+
+    voxels: tuple[Places, Places, Places] = field(repr=False)
+    log_odds: float
 
 
 class Pyramid:
@@ -88,8 +107,55 @@ def _averaged(image: Float32, scale: int) -> Float32:
     return np.asarray(image.reshape(x, scale, y, scale, z, scale).mean((1, 3, 5)), np.float32)
 
 
-def look_closely(prepared: Prepared, detail: DetailEngine) -> tuple[Seen, ...]:
+class Details:
+    """The detail network's word on a scan: bright places are looked at once, findings each time."""
+
+    def __init__(self, prepared: Prepared, detail: DetailEngine) -> None:
+        """Look at bright places.
+
+        Raises:
+            RunError: the network gave numbers that are not finite.
+        """
+        self._prepared, self._detail = prepared, detail
+        self._pyramid = pyramid_of(prepared)
+        self._seen = look_closely(prepared, detail, self._pyramid)
+        self._before: Float32 | None = None
+
+    def apply(self, probability: Volume, *, keep: bool = False) -> None:
+        """Drop what is unlikely, add what is likely; in place.
+
+        Args:
+            probability: of the other network, float32 on the grid of the prepared scan.
+            keep: whether :meth:`undo` will be asked for.
+
+        Raises:
+            RunError: the network gave numbers that are not finite.
+        """
+        box = self._prepared.box
+        self._before = np.array(probability.data[box], np.float32) if keep else None
+        if self._detail.veto is not None:
+            judged = judge(probability, self._prepared, self._detail, self._pyramid)
+            drop(probability, judged, self._detail.veto)
+        add(probability, self._seen)
+
+    def undo(self, probability: Volume) -> None:
+        """The probabilities as they were, in place; :meth:`apply` must have kept them."""
+        if self._before is not None:
+            np.asarray(probability.data)[self._prepared.box] = self._before
+
+
+def pyramid_of(prepared: Prepared) -> Pyramid:
+    """The brain's box of a prepared scan."""
+    return Pyramid(np.asarray(prepared.volume.data[prepared.box], np.float32))
+
+
+def look_closely(prepared: Prepared, detail: DetailEngine, pyramid: Pyramid) -> tuple[Seen, ...]:
     """What the detail network sees at the bright places of a scan.
+
+    Args:
+        prepared: the scan.
+        detail: the network.
+        pyramid: from :func:`pyramid_of`.
 
     Raises:
         RunError: it gave numbers that are not finite.
@@ -97,8 +163,7 @@ def look_closely(prepared: Prepared, detail: DetailEngine) -> tuple[Seen, ...]:
     shape = prepared.volume.grid.shape
     low = np.array([side.start for side in prepared.box])
     places, _ = candidates(prepared, detail.most)
-    pyramid = Pyramid(np.asarray(prepared.volume.data[prepared.box], np.float32))
-    odds = detail.log_odds(pyramid.around(places - low))
+    odds = detail.log_odds(pyramid.around(places - low)) - np.float32(detail.shift)
     likely = odds >= LEAST
     places, odds = places[likely], odds[likely]
     outlines = detail.outlines(pyramid.around(places - low))
@@ -108,6 +173,63 @@ def look_closely(prepared: Prepared, detail: DetailEngine) -> tuple[Seen, ...]:
         inside = np.asarray(prepared.brain.data[there], bool)
         seen.append(Seen(there, each, np.where(inside, central(outline)[here], np.float32(0))))
     return tuple(seen)
+
+
+def judge(
+    probability: Volume, prepared: Prepared, detail: DetailEngine, pyramid: Pyramid
+) -> tuple[Judged, ...]:
+    """What the detail network says of the other network's small findings, at their middles.
+
+    Args:
+        probability: of the other network, on the grid of the prepared scan.
+        prepared: the scan.
+        detail: the network.
+        pyramid: from :func:`pyramid_of`.
+
+    Raises:
+        RunError: it gave numbers that are not finite.
+    """
+    found = np.asarray(probability.data[prepared.box], np.float32)
+    pieces, _ = ndimage.label(found >= FOUND, CUBE)
+    sure = np.unique(pieces[found >= SURELY])
+    most_vox = math.pi / 6 * SMALL_MM**3 / probability.grid.voxel_volume_mm3
+    boxes = ndimage.find_objects(pieces)
+    small = []
+    for number in sure.tolist():
+        box = boxes[number - 1]
+        voxels = np.argwhere(pieces[box] == number) + [side.start for side in box]
+        if len(voxels) <= most_vox:
+            small.append(voxels)
+    if not small:
+        return ()
+    middles = np.array([_middle(voxels) for voxels in small])
+    low = np.array([side.start for side in prepared.box])
+    judged = []
+    for voxels, odds in zip(small, detail.log_odds(pyramid.around(middles)).tolist(), strict=True):
+        x, y, z = (voxels + low).T
+        judged.append(Judged((x, y, z), odds))
+    return tuple(judged)
+
+
+def _middle(voxels: Places) -> Places:
+    """The voxel of a finding that is nearest to its centre of mass."""
+    away = ((voxels - voxels.mean(0)) ** 2).sum(1)
+    return np.asarray(voxels[np.argmin(away)])
+
+
+def drop(probability: Volume, judged: Sequence[Judged], veto: float | None) -> Volume:
+    """The probabilities without findings that are unlikely; changed in place.
+
+    Args:
+        probability: on the grid of the prepared scan.
+        judged: from :func:`judge`.
+        veto: log odds below which a finding is dropped; None: none is.
+    """
+    data = np.asarray(probability.data, np.float32)
+    for finding in judged:
+        if veto is not None and finding.log_odds < veto:
+            data[finding.voxels] = 0
+    return probability.with_data(data)
 
 
 def add(probability: Volume, details: Sequence[Seen]) -> Volume:

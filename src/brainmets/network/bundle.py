@@ -31,7 +31,7 @@ SCHEMA, SCHEMA_ENSEMBLE, SCHEMA_DETAIL = 1, 2, 3
 """Of one network, which every version reads, of several, and of any with a detail network."""
 MOST_BYTES = 4_000_000_000
 WEIGHTS, CARD, EXAMPLE = "weights.safetensors", "card.json", "example.safetensors"
-DETAIL = "detail.safetensors"
+DETAIL, OF_EXAMPLE = "detail.safetensors", "example."
 SIDE = 24
 """Voxels along each side of the patches that a detail network sees."""
 TINY = 1e-6
@@ -58,31 +58,38 @@ class Int8:
 
 @dataclass(frozen=True)
 class Detail:
-    """A network for small metastases, which looks at bright places one by one.
+    """A network for small metastases, which looks at bright places and small findings one by one.
 
     Attributes:
         weights: name → array, as float16 or float32; see ``brainmets.network.detail``.
         width: channels at full resolution.
         most: places that it is shown of a scan.
-        shift: taken off the log odds of places: it learns from more metastases than there are.
+        shift: taken off the log odds of bright places: it learns from more metastases than there
+            are.
+        veto: log odds below which a small finding of the other network is dropped; None: never.
+        example: what it gave for ``brainmets.network.detail_engine.shown``: ``log_odds`` (N,) and
+            ``outlines`` (N, 24, 24, 24); empty: it cannot be verified.
     """
 
     weights: Tensors = field(repr=False)
     width: int = 16
     most: int = 250
     shift: float = 0.0
+    veto: float | None = None
+    example: Tensors = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        if not (1 <= self.width <= 256 and 1 <= self.most <= 10_000 and math.isfinite(self.shift)):
+        finite = all(map(math.isfinite, (self.shift, self.veto or 0.0)))
+        if not (1 <= self.width <= 256 and 1 <= self.most <= 10_000 and finite):
             raise BundleError(
-                f"detail network of width {self.width}, {self.most} places, shift {self.shift}; "
-                "expected 1 to 256, 1 to 10000, and a number"
+                f"detail network of width {self.width}, {self.most} places, shift {self.shift}, "
+                f"veto {self.veto}; expected 1 to 256, 1 to 10000, and numbers"
             )
 
     def identity(self) -> str:
         """SHA-256 of everything that its word depends on."""
-        digest = hashlib.sha256(repr((self.width, self.most, self.shift)).encode())
+        digest = hashlib.sha256(repr((self.width, self.most, self.shift, self.veto)).encode())
         digest.update(weights_digest(self.weights).encode())
         return digest.hexdigest()
 
@@ -201,7 +208,8 @@ def write(bundle: Bundle, path: Path) -> None:
         card["int8"] = _int8_card(bundle.int8)
     contents = {WEIGHTS: weights, EXAMPLE: example}
     if bundle.detail:
-        contents[DETAIL] = _packed(bundle.detail.weights)
+        example_of = {OF_EXAMPLE + name: v for name, v in bundle.detail.example.items()}
+        contents[DETAIL] = _packed({**bundle.detail.weights, **example_of})
         card["schema"], card["detail"] = SCHEMA_DETAIL, _detail_card(bundle.detail)
         card["detail_sha256"] = hashlib.sha256(contents[DETAIL]).hexdigest()
     text = json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -290,14 +298,23 @@ def _whole_sha256(card: Mapping[str, Any]) -> str:
 
 
 def _detail_card(detail: Detail) -> dict[str, Any]:
-    return {"width": detail.width, "most": detail.most, "shift": detail.shift}
+    card = {"width": detail.width, "most": detail.most, "shift": detail.shift}
+    return card if detail.veto is None else {**card, "veto": detail.veto}
 
 
-def _detail(card: Any, weights: Tensors) -> Detail:
-    width, most, shift = card["width"], card["most"], card["shift"]
-    if not (type(width) is int and type(most) is int and type(shift) in (int, float)):
+def _detail(card: Any, tensors: Tensors) -> Detail:
+    width, most, shift, veto = card["width"], card["most"], card["shift"], card.get("veto")
+    fit = type(shift) in (int, float) and type(veto) in (int, float, type(None))
+    if not (type(width) is int and type(most) is int and fit):
         raise BundleError("what it says of its detail network is damaged; expected numbers")
-    return Detail(weights, width, most, float(shift))
+    example = {
+        name.removeprefix(OF_EXAMPLE): values
+        for name, values in tensors.items()
+        if name.startswith(OF_EXAMPLE)
+    }
+    weights = {name: v for name, v in tensors.items() if not name.startswith(OF_EXAMPLE)}
+    veto = None if veto is None else float(veto)
+    return Detail(weights, width, most, float(shift), veto, example)
 
 
 def _int8_card(int8: Int8) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
-from brainmets.errors import BrainmetsError, RunError
+from brainmets.errors import BrainmetsError, BundleError, RunError
 from brainmets.network.bundle import SIDE, Bundle, Detail, weights_digest
 from brainmets.network.detail_graph import detail_graph
 from brainmets.network.openvino_engine import Compiled
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 COUNT = 10
 """Places at a time."""
+OUTLINED = 3
+"""Patches of the example whose outlines are kept."""
+LARGEST_DIFFERENCE = 5e-3
+"""In probability: the example is stored as float16."""
 LOG = logging.getLogger(__name__)
 Float32 = npt.NDArray[np.float32]
 Parts = tuple[Float32, Float32 | None]
@@ -31,13 +36,15 @@ class DetailEngine:
 
     Attributes:
         most: places that it is shown of a scan.
-        shift: taken off the log odds of places.
+        shift: to be taken off the log odds of bright places.
         see: the network.
+        veto: log odds below which a small finding of the other network is dropped; None: never.
     """
 
     most: int
     shift: float
     see: See
+    veto: float | None = None
 
     def log_odds(self, patches: Float32) -> Float32:
         """That a place is a metastasis: (N, 3, 24, 24, 24) → (N,).
@@ -45,7 +52,7 @@ class DetailEngine:
         Raises:
             RunError: numbers that are not finite.
         """
-        return self._in_parts(patches, outlined=False) - np.float32(self.shift)
+        return self._in_parts(patches, outlined=False)
 
     def outlines(self, patches: Float32) -> Float32:
         """Of voxels, given that the place is a metastasis: (N, 3, 24, …) → (N, 24, 24, 24)."""
@@ -84,7 +91,54 @@ def detail_engine(bundle: Bundle, beside: str) -> DetailEngine | None:
     see: See = _OnTorch(bundle, detail, device)
     if beside.startswith("openvino"):
         see = _Careful(_on_openvino(bundle.name, detail), see)
-    return DetailEngine(detail.most, detail.shift, see)
+    return DetailEngine(detail.most, detail.shift, see, detail.veto)
+
+
+def shown() -> Float32:
+    """Patches that a detail network is verified on: balls of many sizes in waves, (10, 3, 24³)."""
+    side = np.arange(SIDE) - SIDE // 2
+    x, y, z = np.meshgrid(side, side, side, indexing="ij")
+    waves = 0.5 * np.sin(x / 3) * np.cos(y / 4) + 0.3 * np.sin(z / 2)
+    away = np.sqrt(x**2 + y**2 + z**2)
+    patches = [
+        [waves + 0.5 * number * (away * scale <= 1 + number) for scale in (1, 2, 4)]
+        for number in range(COUNT)
+    ]
+    return np.asarray(patches, np.float32)
+
+
+def example_of(engine: DetailEngine) -> dict[str, Float32]:
+    """What a detail network gives for :func:`shown`; of the last three patches the outlines too."""
+    patches = shown()
+    return {"log_odds": engine.log_odds(patches), "outlines": engine.outlines(patches[-OUTLINED:])}
+
+
+def verify_detail(bundle: Bundle, engine: DetailEngine) -> float:
+    """Run the example of the bundle's detail network; return the largest difference in probability.
+
+    Raises:
+        BundleError: it is larger than ``LARGEST_DIFFERENCE``, or there is no example.
+    """
+    expected = bundle.detail.example if bundle.detail else {}
+    found = example_of(engine)
+    if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in found.items()}:
+        raise BundleError(
+            f"{bundle.name}: its detail network has no example of {COUNT} places, so it cannot be "
+            "verified; train it again with `brainmets models train-detail`"
+        )
+    likely = [expit(np.asarray(each["log_odds"], np.float64)) for each in (expected, found)]
+    outlines = np.asarray(expected["outlines"], np.float32)
+    difference = max(
+        float(np.abs(likely[0] - likely[1]).max()),
+        float(np.abs(outlines - found["outlines"]).max()),
+    )
+    if not difference <= LARGEST_DIFFERENCE:
+        raise BundleError(
+            f"{bundle.name}: its detail network differs from the expected output by "
+            f"{difference:.2g}, more than {LARGEST_DIFFERENCE}; this machine does not compute the "
+            "model as published"
+        )
+    return difference
 
 
 def _on_openvino(owner: str, detail: Detail) -> See:

@@ -1,34 +1,43 @@
 """A detail network for a model: trained, and fitted to it on validation cases."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from brainmets.cohort import Cohort
+from brainmets.concurrency import on_threads
 from brainmets.config import to_mapping
 from brainmets.errors import CohortError
-from brainmets.inference.details import add, look_closely
+from brainmets.inference.details import add, drop, judge, look_closely, pyramid_of
 from brainmets.inference.predict import predict
 from brainmets.io.storage import require_writable
 from brainmets.network.bundle import Bundle, Detail, read, write
 from brainmets.network.choice import Wanted, choose_engine
-from brainmets.network.detail_engine import detail_engine
-from brainmets.preprocess.prepare import restore
+from brainmets.network.detail_engine import DetailEngine, detail_engine, example_of
+from brainmets.preprocess.prepare import Prepared, restore
 from brainmets.training.detail import Schedule, sources, train_detail, trained, weights_of
 from brainmets.training.preparing import prepare_cohort
 from brainmets.training.rules import LOWS, Candidate, Tally, best_rule, candidates
 from brainmets.training.store import ENTRIES
 from brainmets.training.tune import prepared_of, reference_of
-from brainmets.volume import on_grid
+from brainmets.volume import Volume, on_grid
 
 SHIFTS = (0.0, 1.0, 2.0, 3.0, 4.0)
-"""Taken off the log odds of places."""
+"""Taken off the log odds of bright places."""
+VETOES = (None, -1.0, 0.0, 1.0, 2.0)
+"""Log odds below which small findings of the other network are dropped."""
 CHECKPOINT = "detail.pt"
 OF_THE_RULE = ("int8", "results", "sensitivity_by_size", "decision_rule", "calibration")
 """What a card says of a model by its decision rule, which is another one afterwards."""
 Count = Callable[[int, int], None]
+ByLow = list[list[Candidate]]
+"""Candidates of one case, by lower threshold."""
 Found = dict[float, list[list[Candidate]]]
+"""Of each case, by lower threshold."""
+Setting = tuple[float | None, float]
+"""Veto and shift."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
     Args:
         bundle: the model; its other network stays as it is.
         learn: cases with masks to learn from.
-        check: cases with masks to choose shift and decision rule on.
+        check: cases with masks to choose veto, shift and decision rule on.
         out: the ``.brainmets`` file to write.
         work: holds the prepared store and the checkpoint.
         schedule: how it is trained.
@@ -90,7 +99,7 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
     )  # fmt: skip
     if network is None:
         return None
-    ready = replace(bundle, detail=replace(blank, weights=weights_of(network)))
+    ready = _with_example(replace(bundle, detail=replace(blank, weights=weights_of(network))))
     fitted, said = fit(ready, check, tell.choosing, target_labels=target_labels,
                        false_positives=false_positives)  # fmt: skip
     kept = {name: words for name, words in bundle.card.items() if name not in OF_THE_RULE}
@@ -98,6 +107,14 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
     int8 = bundle.int8 and replace(bundle.int8, is_default=False)
     write(replace(fitted, name=out.stem, card=card, int8=int8), out)
     return read(out)
+
+
+def _with_example(bundle: Bundle) -> Bundle:
+    """The bundle with what its detail network gives here, by which others verify it."""
+    engine = detail_engine(bundle, "torch cpu")
+    if bundle.detail is None or engine is None:
+        return bundle
+    return replace(bundle, detail=replace(bundle.detail, example=example_of(engine)))
 
 
 def fit(
@@ -108,7 +125,9 @@ def fit(
     target_labels: Collection[int] | None = None,
     false_positives: float | None = None,
 ) -> tuple[Bundle, dict[str, Any]]:
-    """The bundle with the shift and the decision rule that find most, and what they find.
+    """The bundle with the veto, shift and decision rule that find most, and what they find.
+
+    Among equals the first wins: no veto, the smallest shift.
 
     Both networks in float32, after ``restore``, on the scanner's grid as in use.
 
@@ -119,45 +138,80 @@ def fit(
         target_labels: labels of the masks that are lesion; None: all above 0.
         false_positives: see :func:`brainmets.training.rules.best_rule`.
     """
-    alone: Found = {low: [] for low in LOWS}
-    shifted: dict[float, Found] = {shift: {low: [] for low in LOWS} for shift in SHIFTS}
-    truths = 0
     engine, _ = choose_engine(bundle, Wanted(device="cpu", precision="f32"))
     unshifted = replace(bundle, detail=bundle.detail and replace(bundle.detail, shift=0.0))
     detail = detail_engine(unshifted, engine.name)
-    if detail is None:
+    if bundle.detail is None or detail is None:
         raise CohortError(f"{bundle.name} has no detail network to fit")
+    settings = list(product(VETOES, SHIFTS))
+    found: list[Found] = [{low: [] for low in LOWS} for _ in settings]
+    alone: Found = {low: [] for low in LOWS}
+    truths = 0
     for done, case in enumerate(cohort, start=1):
         prepared = prepared_of(case, bundle)
         tiles = predict(prepared, engine, bundle.tiling)
-        seen = look_closely(prepared, detail)
-        probability = restore(tiles, prepared)
-        reference = reference_of(case, target_labels)
-        reference = on_grid(reference, probability.grid, "reference mask and scan")
+        reference = on_grid(reference_of(case, target_labels), prepared.source,
+                            "reference mask and scan")  # fmt: skip
         truths += int(reference.data.max())
-        for low in LOWS:
-            alone[low].append(candidates(probability, reference, low))
-        for shift, found in shifted.items():
-            less = [replace(each, log_odds=each.log_odds - shift) for each in seen]
-            both = add(tiles.with_data(tiles.data.copy()), less)
-            probability = restore(both, prepared)
-            for low in LOWS:
-                found[low].append(candidates(probability, reference, low))
+        _gather(alone, _candidates_of(tiles, prepared, reference))
+        tried = _tried(tiles, prepared, reference, detail, settings)
+        for each, of_case in zip(found, tried, strict=True):
+            _gather(each, of_case)
         if progress:
             progress(done, len(cohort))
-    best = {shift: best_rule(found, truths, false_positives) for shift, found in shifted.items()}
-    chosen = max(SHIFTS, key=lambda shift: _worth(best[shift][1], truths, false_positives))
-    rule, tally = best[chosen]
+    best = [best_rule(each, truths, false_positives) for each in found]
+    number = max(range(len(settings)), key=lambda n: _worth(best[n][1], truths, false_positives))
+    (veto, shift), (rule, tally) = settings[number], best[number]
     said = {
-        "shift": chosen,
+        "shift": shift,
+        "veto": veto,
         "decision_rule": to_mapping(rule),
         "validation": _said(tally, truths, len(cohort)),
         "validation_without_it": _said(
             best_rule(alone, truths, false_positives)[1], truths, len(cohort)
         ),
     }
-    detail_chosen = bundle.detail and replace(bundle.detail, shift=chosen)
-    return replace(bundle, detail=detail_chosen, rule=rule), said
+    fitted = replace(bundle.detail, shift=shift, veto=veto)
+    return replace(bundle, detail=fitted, rule=rule), said
+
+
+def _tried(
+    tiles: Volume,
+    prepared: Prepared,
+    reference: Volume,
+    detail: DetailEngine,
+    settings: Sequence[Setting],
+) -> list[ByLow]:
+    """What each setting finds in one case; what makes no difference is tried once."""
+    pyramid = pyramid_of(prepared)
+    seen = look_closely(prepared, detail, pyramid)
+    judged = judge(tiles, prepared, detail, pyramid)
+    keys = [
+        (sum(veto is not None and each.log_odds < veto for each in judged), shift)
+        for veto, shift in settings
+    ]
+    different = dict(zip(keys, settings, strict=True))
+    found: dict[tuple[int, float], ByLow] = {}
+
+    def one(key: tuple[int, float]) -> None:
+        veto, shift = different[key]
+        less = [replace(each, log_odds=each.log_odds - shift) for each in seen]
+        both = add(drop(tiles.with_data(tiles.data.copy()), judged, veto), less)
+        found[key] = _candidates_of(both, prepared, reference)
+
+    on_threads(one, list(different))
+    return [found[key] for key in keys]
+
+
+def _candidates_of(tiles: Volume, prepared: Prepared, reference: Volume) -> ByLow:
+    """By lower threshold, on the scanner's grid."""
+    probability = restore(tiles, prepared)
+    return [candidates(probability, reference, low) for low in LOWS]
+
+
+def _gather(found: Found, case: ByLow) -> None:
+    for low, each in zip(LOWS, case, strict=True):
+        found[low].append(each)
 
 
 def _worth(tally: Tally, truths: int, false_positives: float | None) -> tuple[float, ...]:
