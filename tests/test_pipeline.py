@@ -104,6 +104,23 @@ def test_what_is_vetoed_stays_so_where_fewer_bits_leave_doubt():
     assert twice.provenance["options"]["second_look_places"] >= 1
 
 
+def test_a_veto_that_hangs_on_a_hair_is_decided_by_the_exact_engine():
+    """What it does to a finding is seen by no threshold: it is gone, or is there for sure."""
+    seen = []
+
+    def see(patches, _outlined):
+        seen.append(1)
+        odds = -0.1 if len(seen) <= 2 else 0.1  # bright places, findings; then findings again
+        return np.full(len(patches), odds, np.float32), None
+
+    scan, exact = scan_of(head().scan), Fixed(0.0)
+    detail = DetailEngine(1, 9.0, see, veto=0.0)
+    plain = analyse(scan, model=replace(MODEL, engine=exact))
+    both = analyse(scan, model=replace(MODEL, engine=exact, exact=Fixed(0.0), detail=detail))
+    assert len(both.lesions) == len(plain.lesions)
+    assert both.provenance["options"]["second_look_places"] >= 1
+
+
 def test_without_doubt_the_exact_engine_is_not_asked():
     exact = Fixed(0.0)
     report = analyse(scan_of(head().scan), model=replace(MODEL, exact=exact))

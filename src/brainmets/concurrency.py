@@ -66,12 +66,19 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def on_threads(function: Callable[[Job], None], jobs: Sequence[Job]) -> None:
+def on_threads(
+    function: Callable[[Job], None], jobs: Sequence[Job], *, most: int | None = None
+) -> None:
     """Run a function that leaves Python's lock alone most of the time over jobs, on threads.
 
     The first error is raised once all jobs that had started have ended.
+
+    Args:
+        function: of one job.
+        jobs: any number.
+        most: jobs at a time, where each takes much memory; None: as many as there are threads.
     """
-    count = min(threads(), len(jobs))
+    count = min(threads(), len(jobs), most or len(jobs))
     if count <= 1:
         for job in jobs:
             function(job)

@@ -8,7 +8,7 @@ from typing import Any
 
 import brainmets
 from brainmets.cohort import Scan, stem
-from brainmets.concurrency import meanwhile
+from brainmets.concurrency import meanwhile, threads
 from brainmets.config import to_mapping
 from brainmets.errors import ConfigError
 from brainmets.inference.details import Details
@@ -31,8 +31,9 @@ DEFAULT_MODEL = "starter"
 MAX_MEMORY_GB = 3.0
 NETWORK_MB = {"bfloat16": 370, "float32": 740, "torch": 975, "second look": 440}
 WEIGHT_BYTES = {"openvino": 18, "torch": 6}
-DETAIL_MB = 100
-"""What the detail network takes beside the other: the scan smoothed, patches, its weights."""
+DETAIL_MB, DETAIL_THREAD_MB = 100, 55
+"""What the detail network takes beside the other on two threads: the scan smoothed, patches, its
+weights; and what a third and a fourth thread take besides."""
 LIBRARIES_MB = 300
 READ_BYTES_PER_VOXEL, FOUND_BYTES_PER_VOXEL, BESIDE_BYTES_PER_VOXEL = 5.0, 12.0, 16.0
 """Measured: see :func:`expected_peak_mb`."""
@@ -95,12 +96,23 @@ def load_model(
     if max_memory_gb is not None:
         _require_memory(bundle, costlier, largest, max_memory_gb)
     tile = largest if large_tiles else 0
-    return replace(run_by(bundle, chosen, exact), reason=reason, largest_vox=tile)
+    model = run_by(bundle, chosen, exact, prove=prove)
+    return replace(model, reason=reason, largest_vox=tile)
 
 
-def run_by(bundle: Bundle, engine: Engine, exact: Engine | None = None) -> Model:
-    """A bundle on an engine, its detail network, if it has one, on the same library."""
-    return Model(bundle, engine, exact=exact, detail=detail_engine(bundle, engine.name))
+def run_by(
+    bundle: Bundle, engine: Engine, exact: Engine | None = None, *, prove: bool = True
+) -> Model:
+    """A bundle on an engine, its detail network, if it has one, on the same library.
+
+    Args:
+        bundle: the model.
+        engine: runs its network.
+        exact: as of :class:`Model`.
+        prove: as of :func:`load_model`, of the detail network.
+    """
+    detail = detail_engine(bundle, engine.name, prove=prove)
+    return Model(bundle, engine, exact=exact, detail=detail)
 
 
 def largest_tile(bundle: Bundle, engine: str, max_memory_gb: float) -> int:
@@ -131,7 +143,9 @@ def expected_peak_mb(model: Model, voxels: int, *, several: bool = False) -> int
     networks = [(kind, engine)] + ([("second look", model.exact.name)] if model.exact else [])
     weights = WEIGHT_BYTES[library] * sum(values.size for values in model.bundle.weights.values())
     beside = BESIDE_BYTES_PER_VOXEL * voxels if several else 0
-    detail = DETAIL_MB if model.detail else 0
+    detail = 0
+    if model.detail:
+        detail = DETAIL_MB + DETAIL_THREAD_MB * max(0, min(threads(), 4) - 2)
     running = (
         detail
         + READ_BYTES_PER_VOXEL * voxels / 2**20
@@ -232,27 +246,29 @@ def probability_of(
     if model.detail is not None:
         told("details", 0, 1)
         details = Details(prepared, model.detail)
-        details.apply(tiles, keep=model.exact is not None)
+        tiles = details.apply(tiles, keep=model.exact is not None)
     told("restore", 0, 1)
     probability = restore(tiles, prepared)
     if model.exact is None:
         return probability, 0
     told("second look", 0, 1)
     places = doubtful(probability, model.bundle.rule)
-    if not places:
+    judged = details.in_doubt if details is not None else ()
+    if not (places or judged):
         return probability, 0
     del probability
     release(model.engine)
     if details is not None:
-        details.undo(tiles)
+        tiles = details.undo(tiles)
     tiles = looked_at_again(
-        prepared, tiles, places, model.exact, tiling, largest_vox=largest,
+        prepared, tiles, places, model.exact, tiling, besides=judged, largest_vox=largest,
         progress=lambda done, total: told("second look", done, total),
     )  # fmt: skip
     release(model.exact)
     if details is not None:
-        details.apply(tiles)
-    return restore(tiles, prepared), len(places)
+        tiles = details.apply(tiles)
+    del details
+    return restore(tiles, prepared), len(places) + len(judged)
 
 
 def measure_mask(scan: Scan, mask: Volume, *, case_id: str = "scan") -> Report:
@@ -306,7 +322,7 @@ def _provenance(
             "notes": list(brain.notes),
         }  # fmt: skip
     if model:
-        bundle = model.bundle
+        bundle, detail = model.bundle, model.bundle.detail
         values["model"] = {"name": bundle.name, "sha256": bundle.sha256, "card": dict(bundle.card)}
         values["recipe"] = to_mapping(bundle.recipe)
         values["decision_rule"] = to_mapping(bundle.rule)
@@ -314,6 +330,7 @@ def _provenance(
             "tiling": to_mapping(bundle.tiling), "largest_tile_vox": model.largest_vox,
             "temperature": bundle.temperature,
             "second_look_places": places if model.exact else None,
+            "detail": detail and {**detail.settings(), "identity": detail.identity()},
         }  # fmt: skip
         values["engine"] = model.engine.name
     return values

@@ -6,7 +6,9 @@ from scipy.special import expit
 
 from brainmets.errors import RunError
 from brainmets.inference.details import (
+    DOUBT,
     LEAST,
+    NEARLY,
     SMALL_MM,
     Details,
     Judged,
@@ -127,9 +129,38 @@ def test_large_findings_and_what_is_none_are_not_judged(spacing):
         probability[middle] = peak
         return judged_in(prepared, probability, network())
 
-    assert len(judged(SMALL_MM - 1)) == 1
+    assert [each.size < 1 for each in judged(SMALL_MM - 1)] == [True]
     assert not judged(SMALL_MM + 1)
     assert not judged(SMALL_MM - 1, peak=0.45)
+
+
+def test_of_very_many_findings_the_largest_are_judged():
+    probability = np.zeros(SHAPE, np.float32)
+    probability[4:56:4, 4:52:4, 4:48:4] = 0.9
+    probability[4:6, 4:6, 4:6] = 0.9
+    judged = judged_in(scan(), probability, network())
+    assert len(judged) == network().most
+    assert len(judged[0].voxels[0]) == 8
+
+
+def test_a_large_finding_stays_however_unlikely():
+    there = (np.zeros(1, int),) * 3
+    assert Judged(there, -9.0, 1.0).is_dropped(0.0)
+    assert not Judged(there, -9.0, 1.01).is_dropped(0.0)
+    assert not Judged(there, -9.0, 0.5).is_dropped(None)
+
+
+@pytest.mark.parametrize(
+    ("log_odds", "size", "doubted"),
+    [(1 - 0.9 * DOUBT, 0.1, True), (1 + 0.9 * DOUBT, 0.1, True), (1 + 1.1 * DOUBT, 0.1, False),
+     (1 - 1.1 * DOUBT, 0.1, False), (1 - 1.1 * DOUBT, 0.99, True), (1 - 1.1 * DOUBT, 1.01, True),
+     (1 + 1.1 * DOUBT, 1.01, False), (1 - 1.1 * DOUBT, 0.95 / NEARLY, False)],
+)  # fmt: skip
+def test_what_fewer_bits_may_decide_otherwise_is_in_doubt(log_odds, size, doubted):
+    judged = Judged((np.array([3, 5]), np.array([4, 4]), np.array([7, 7])), log_odds, size)
+    assert judged.is_in_doubt(1.0) == doubted
+    assert not judged.is_in_doubt(None)
+    assert judged.box == (slice(3, 6), slice(4, 5), slice(7, 8))
 
 
 def test_unlikely_findings_are_dropped_and_nothing_else():
@@ -150,6 +181,7 @@ def test_its_word_can_be_taken_back():
     probability = prepared.volume.with_data(before.copy())
     details = Details(prepared, network(veto=0.0))
     details.apply(probability, keep=True)
+    assert details.in_doubt == ()
     assert probability.data[40, 20, 20] == 0
     assert probability.data[BALLS[0]] > 0.8
     once = probability.data.copy()
@@ -208,3 +240,31 @@ def test_an_outline_that_is_sure_of_nothing_is_none():
 def test_a_probability_is_the_odds_of_the_place_times_the_outline():
     seen = Seen((slice(0, 1),) * 3, 0.0, np.full((1, 1, 1), 0.8, np.float32))
     assert seen.probability[0, 0, 0] == pytest.approx(0.4)
+
+
+def test_at_the_surface_a_finding_is_as_likely_as_its_place():
+    """What is outlined outside the brain does not count, and makes the rest no less likely."""
+    prepared = scan()
+
+    def see(patches, outlined):
+        outlines = np.full((COUNT, SIDE, SIDE, SIDE), 0.6, np.float32)
+        outlines[:, : SIDE // 2] = 1  # more likely towards the left, where the brain ends
+        return np.full(COUNT, 3.0, np.float32), outlines if outlined else None
+
+    at_the_left = [
+        each for each in seen_in(prepared, DetailEngine(40, 0.0, see)) if each.box[0].start == 0
+    ]
+    assert at_the_left
+    for each in at_the_left:
+        assert each.probability.max() == pytest.approx(expit(3.0))
+
+
+@pytest.mark.parametrize("kind", [np.float64, "read-only"])
+def test_arrays_of_any_kind_are_given_the_same_word(kind):
+    prepared, before = scan(), np.zeros(SHAPE, np.float32)
+    wanted = Details(prepared, network()).apply(prepared.volume.with_data(before.copy())).data
+    given = before.copy() if kind == "read-only" else before.astype(kind)
+    given.flags.writeable = kind != "read-only"
+    found = Details(prepared, network()).apply(prepared.volume.with_data(given)).data
+    assert np.array_equal(found, wanted)
+    assert found.max() > 0.8

@@ -9,10 +9,24 @@ import torch
 from brainmets.config import Architecture
 from brainmets.errors import BundleError, ConfigError
 from brainmets.network import openvino_engine
-from brainmets.network.bundle import SCHEMA_DETAIL, SIDE, Bundle, Detail, read, write
+from brainmets.network.bundle import (
+    SCHEMA_DETAIL,
+    SIDE,
+    Bundle,
+    Detail,
+    read,
+    without_findings,
+    write,
+)
 from brainmets.network.detail import DetailNet
-from brainmets.network.detail_engine import COUNT, detail_engine, example_of, verify_detail
-from brainmets.network.ensemble import combine
+from brainmets.network.detail_engine import (
+    COUNT,
+    detail_engine,
+    example_of,
+    shown,
+    verify_detail,
+)
+from brainmets.network.ensemble import _card, combine
 from brainmets.training.detail import weights_of
 from stand_ins import bright_model
 
@@ -99,7 +113,7 @@ def test_a_result_is_a_function_of_all_of_it(change):
 
 
 @pytest.mark.parametrize("library", ["openvino", "torch"])
-@pytest.mark.parametrize("fault", ["missing", "superfluous", "shape"])
+@pytest.mark.parametrize("fault", ["missing", "superfluous", "shape", "not finite"])
 def test_tensors_that_do_not_fit_are_refused(library, fault, tmp_path, monkeypatch):
     monkeypatch.setattr(openvino_engine, "cache_folder", lambda: tmp_path)
     weights = dict(random_detail().weights)
@@ -107,32 +121,39 @@ def test_tensors_that_do_not_fit_are_refused(library, fault, tmp_path, monkeypat
         weights.pop("hidden.weight")
     elif fault == "superfluous":
         weights["more"] = np.zeros(3, np.float16)
+    elif fault == "not finite":
+        weights["hidden.weight"] = np.full_like(weights["hidden.weight"], np.nan)
     else:
         weights["fine.0.conv1.weight"] = np.zeros((4, 1, 1, 1, 1), np.float16)
-    patches = np.zeros((1, 3, SIDE, SIDE, SIDE), np.float32)
     with pytest.raises(BundleError):
-        detail_engine(bundle_with(Detail(weights, 4)), library).log_odds(patches)
+        detail_engine(bundle_with(Detail(weights, 4)), library)
 
 
-@pytest.mark.parametrize("fault", ["error", "numbers"])
+@pytest.mark.parametrize("fault", ["error", "numbers", "numbers of outlines"])
 def test_where_openvino_fails_pytorch_takes_over(fault, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(openvino_engine, "cache_folder", lambda: tmp_path)
     bundle = bundle_with(random_detail())
     patches = np.random.default_rng(3).standard_normal((4, 3, SIDE, SIDE, SIDE))
     patches = patches.astype(np.float32)
-    wanted = detail_engine(bundle, "torch cpu float32").log_odds(patches)
+
+    def asked(engine):
+        return engine.outlines(patches) if "outlines" in fault else engine.log_odds(patches)
+
+    wanted = asked(detail_engine(bundle, "torch cpu float32"))
 
     def broken(_self, image, count):
         if fault == "error":
             raise RuntimeError("an instruction is missing")
-        return [np.full(COUNT, np.nan, np.float32)]
+        whole = np.full((COUNT, SIDE, SIDE, SIDE), np.nan, np.float32)
+        scores = np.zeros(COUNT, np.float32)
+        return [scores, whole] if "outlines" in fault else [np.nan * scores]
 
     engine = detail_engine(bundle, "openvino cpu int8, bfloat16")
     with monkeypatch.context() as patch:
         patch.setattr(openvino_engine.Compiled, "outputs", broken)
-        np.testing.assert_array_equal(engine.log_odds(patches), wanted)
+        np.testing.assert_array_equal(asked(engine), wanted)
     assert caplog.text.count("torch takes over") == 1
-    np.testing.assert_array_equal(engine.log_odds(patches), wanted)  # and stays
+    np.testing.assert_array_equal(asked(engine), wanted)  # and stays
 
 
 @pytest.mark.parametrize(
@@ -155,8 +176,11 @@ def test_models_with_other_detail_networks_are_not_averaged():
 
 
 def proven(seed=0):
-    """A bundle as `models train-detail` writes it."""
+    """A bundle as `models train-detail` writes it, surer than random numbers make it."""
     detail = random_detail(seed)
+    weights = dict(detail.weights)
+    weights["score.weight"] = (weights["score.weight"] * 50).astype(np.float16)
+    detail = replace(detail, weights=weights)
     example = example_of(detail_engine(bundle_with(detail), "torch"))
     return bundle_with(replace(detail, example=example))
 
@@ -170,12 +194,6 @@ def test_a_machine_that_computes_as_it_should_is_told_so(library, tmp_path, monk
     assert again.detail.identity() == proven().detail.identity()
 
 
-def test_the_example_tells_places_apart():
-    example = proven().detail.example
-    assert np.ptp(example["log_odds"]) > 0.1
-    assert np.ptp(example["outlines"]) > 0.1
-
-
 def test_a_machine_that_computes_something_else_is_found_out():
     bundle = proven()
     other = detail_engine(bundle_with(random_detail(seed=9)), "torch")
@@ -183,7 +201,74 @@ def test_a_machine_that_computes_something_else_is_found_out():
         verify_detail(bundle, other)
 
 
-def test_without_an_example_it_cannot_be_verified():
-    bundle = bundle_with(random_detail())
+@pytest.mark.parametrize("example", [
+    {}, {"log_odds": np.zeros(9), "outlines": np.zeros(3)},
+    {"log_odds": np.full(COUNT, -9.0), "outlines": np.zeros((3, SIDE, SIDE, SIDE))},
+])  # fmt: skip
+def test_an_example_that_proves_nothing_is_said_to(example):
+    bundle = bundle_with(replace(random_detail(), example=example))
     with pytest.raises(BundleError, match="cannot be verified"):
         verify_detail(bundle, detail_engine(bundle, "torch"))
+
+
+def test_openvino_is_trusted_once_it_gave_what_it_should(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(openvino_engine, "cache_folder", lambda: tmp_path)
+    asked = []
+    outputs = openvino_engine.Compiled.outputs
+
+    def counted(self, image, count):
+        asked.append(count)
+        return outputs(self, image, count)
+
+    monkeypatch.setattr(openvino_engine.Compiled, "outputs", counted)
+    bundle = proven()
+    detail_engine(bundle, "openvino")
+    assert len(asked) == 2  # with outlines and without
+    detail_engine(bundle, "openvino")
+    assert len(asked) == 2
+    assert not caplog.records
+
+
+def test_openvino_that_gives_something_else_is_not_used(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(openvino_engine, "cache_folder", lambda: tmp_path)
+    outputs = openvino_engine.Compiled.outputs
+    monkeypatch.setattr(
+        openvino_engine.Compiled, "outputs",
+        lambda self, image, count: [part + 1 for part in outputs(self, image, count)],
+    )  # fmt: skip
+    bundle, patches = proven(), shown()
+    engine, other = (detail_engine(bundle, library) for library in ("openvino", "torch"))
+    assert "OpenVINO is not used for the detail network" in caplog.text
+    assert np.array_equal(engine.log_odds(patches), other.log_odds(patches))
+    with pytest.raises(BundleError, match="does not compute the model as published"):
+        verify_detail(bundle, detail_engine(bundle, "openvino", prove=False))
+
+
+def test_an_unknown_word_of_it_is_an_error(tmp_path):
+    """What another version meant by it is not known here."""
+    import json
+    import zipfile
+
+    write(proven(), tmp_path / "a.brainmets")
+    with zipfile.ZipFile(tmp_path / "a.brainmets") as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    card = json.loads(contents["card.json"])
+    card["detail"]["vetoe"] = 1.0
+    contents["card.json"] = json.dumps(card).encode()
+    with zipfile.ZipFile(tmp_path / "b.brainmets", "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    with pytest.raises(BundleError, match="vetoe"):
+        read(tmp_path / "b.brainmets")
+
+
+def test_a_card_forgets_what_was_found_by_another_rule():
+    said = {"veto": 0.0, "cases": 9, "validation": {"lesion_f1": 1.0}, "decision_rule": {}}
+    assert without_findings(said) == {"veto": 0.0, "cases": 9}
+    detail = random_detail()
+    parts = [
+        replace(bundle_with(detail), name=name, weights={"w": np.full(1, n, np.float16)},
+                card={"detail": said})
+        for n, name in enumerate(("one", "two"))
+    ]  # fmt: skip
+    assert _card(parts)["detail"] == {"veto": 0.0, "cases": 9}

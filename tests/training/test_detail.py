@@ -21,6 +21,7 @@ from brainmets.training.detail import (
     lesion_weights,
     outline_loss,
     patches_of,
+    source,
     sources,
     train_detail,
     trained,
@@ -101,6 +102,26 @@ def test_a_checkpoint_of_another_run_is_refused(data, tmp_path):
         train_detail(data, 1.0, quick(steps=2), tmp_path / "a.pt")
     with pytest.raises(ConfigError, match="other settings"):
         train_detail(data, 1.0, quick(steps=1), tmp_path / "a.pt", learnt_from=["another"])
+
+
+def test_a_checkpoint_of_other_places_is_refused(data, tmp_path):
+    train_detail(data, 1.0, quick(steps=1), tmp_path / "a.pt")
+    fewer = [replace(case, others=case.others[:-1]) for case in data]
+    with pytest.raises(ConfigError, match="bright places, and here there are"):
+        train_detail(fewer, 1.0, quick(steps=1), tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK" + bytes(100)])
+def test_a_damaged_checkpoint_is_said_to_be(content, data, tmp_path):
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"a\.pt: damaged, or no checkpoint"):
+        train_detail(data, 1.0, quick(steps=1), tmp_path / "a.pt")
+
+
+def test_scores_without_limits_are_seen_as_they_are():
+    free = source(prepared_case(lesions=CENTRES), replace(RECIPE, clip_z=0), 60)
+    assert len(free.others)
+    assert np.abs(free.pyramid.levels[0]).max() > 1
 
 
 def test_a_finished_run_needs_its_data_no_more(data, tmp_path):
@@ -198,7 +219,7 @@ def blind(monkeypatch, tmp_path):
 
 
 def test_the_model_gets_it_with_what_it_finds(blind, cohort, tmp_path):
-    told = []
+    looked, told = [], []
     out = tmp_path / "model.brainmets"
     ready = replace(blind, int8=Int8({"head": (1.0,)}, is_default=True), card={
         "trained_on": "nothing", "int8": {"is_default": True}, "results": {"lesion_f1": 0.9}
@@ -206,10 +227,13 @@ def test_the_model_gets_it_with_what_it_finds(blind, cohort, tmp_path):
     done = train_model_detail(
         ready, cohort, cohort, out, tmp_path / "work",
         quick(steps=60, lesions=4, others=8, width=4),
-        listeners=detail_fit.Listeners(choosing=lambda *moment: told.append(moment)),
+        listeners=detail_fit.Listeners(
+            looking=lambda *moment: looked.append(moment),
+            choosing=lambda *moment: told.append(moment),
+        ),
     )  # fmt: skip
     said = done.card["detail"]
-    assert told[-1] == (3, 3)
+    assert looked[-1] == told[-1] == (3, 3)
     assert done.name == "model"
     assert said["cases"] == 3
     assert set(done.card) == {"trained_on", "detail"}  # the rest was said of another rule
@@ -239,6 +263,25 @@ def test_false_findings_of_the_other_network_are_vetoed(blind, cohort, tmp_path,
     assert said["validation_without_it"]["false_positives_per_scan"] >= 1
     assert said["validation"]["false_positives_per_scan"] == 0
     assert said["veto"] == done.detail.veto is not None
+
+
+def test_few_false_alarms_are_worth_more_than_many_findings(blind, cohort, tmp_path, monkeypatch):
+    """Where no rule of a setting keeps the limit, another setting that does is better."""
+
+    def many(prepared, *_, **__):
+        found = np.where(prepared.volume.data > 1.5, np.float32(0.99), np.float32(0))
+        x, y, z = (side.start for side in prepared.box)
+        found[x + 1 : x + 25 : 6, y + 1 : y + 4, z + 1 : z + 4] = 0.99
+        found[x + 2 : x + 25 : 6, y + 1 : y + 4, z + 1 : z + 4] = 0.99
+        return prepared.volume.with_data(found)
+
+    monkeypatch.setattr(detail_fit, "predict", many)
+    done = train_model_detail(
+        blind, cohort, cohort, tmp_path / "model.brainmets", tmp_path / "work",
+        quick(steps=60, lesions=4, others=8, width=4), false_positives=0.5,
+    )  # fmt: skip
+    assert done.card["detail"]["validation"]["false_positives_per_scan"] <= 0.5
+    assert done.temperature == 1
 
 
 def test_a_run_that_was_stopped_writes_no_model(blind, cohort, tmp_path):
@@ -287,3 +330,18 @@ def test_a_case_is_looked_at_closely_in_use(blind, cohort):
     )
     assert not alone.lesions
     assert len(both.lesions) == len(BALLS)
+
+
+def test_a_report_tells_models_of_other_vetoes_apart(blind, cohort):
+    detail = Detail(weights_of(DetailNet(2)), 2)
+    case = cohort.cases[0]
+    said = [
+        analyse(
+            case.image, brain_mask=case.brain_mask,
+            model=Model(replace(blind, detail=each), Nothing()),
+        ).provenance["options"]["detail"]
+        for each in (None, detail, replace(detail, veto=0.5))
+    ]  # fmt: skip
+    assert said[0] is None
+    assert [each["veto"] for each in said[1:]] == [None, 0.5]
+    assert said[1]["identity"] != said[2]["identity"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from brainmets.config import Recipe, Tiling
+from brainmets.network.detail_engine import DetailEngine
 from brainmets.training.preparing import score_levels
 from brainmets.training.store import DEPTH_STEP_MM
 from brainmets.training.validation import as_in_use, look, spread
@@ -59,6 +60,25 @@ def test_a_bright_spot_that_is_no_lesion_is_a_false_positive():
     assert seen.false_positives == 0.5
     assert seen.f1 == pytest.approx(2 * 0.75 / 1.75)
     assert told == [(1, 2), (2, 2)]
+
+
+def test_a_detail_network_has_its_say_as_in_use():
+    """It finds what the other misses, and takes away what the other finds wrongly."""
+
+    def see(patches, outlined):
+        bright = patches[:, 0, 11:14, 11:14, 11:14].mean((1, 2, 3)) > 2
+        outlines = (patches[:, 0] > 2).astype(np.float32) if outlined else None
+        return np.where(bright, 5.0, -9.0).astype(np.float32), outlines
+
+    def veto_all(patches, _outlined):
+        return np.full(len(patches), -9.0, np.float32), None
+
+    cases = [clean(case) for case in CASES]
+    finds = look(Answers(), cases, RECIPE, TILING, detail=DetailEngine(20, 0.0, see))
+    assert (finds.f1, finds.sensitivity) == (1, 1)
+    takes = DetailEngine(20, 0.0, veto_all, veto=0.0)
+    seen = look(Answers(share=0.25), cases, RECIPE, TILING, detail=takes)
+    assert (seen.sensitivity, seen.false_positives) == (0, 0)
 
 
 def test_what_lies_beyond_the_masks_margin_is_not_seen():

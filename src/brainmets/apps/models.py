@@ -48,6 +48,8 @@ def model_info(name: Annotated[str, typer.Argument(help="A name or a .brainmets 
     parts = ("architecture", "recipe", "tiling", "rule")
     settings: dict[str, Any] = {part: to_mapping(getattr(bundle, part)) for part in parts}
     settings |= {"networks": bundle.networks, "temperature": bundle.temperature}
+    if bundle.detail:
+        settings["detail"] = bundle.detail.settings()
     card = {"name": bundle.name, "sha256": bundle.sha256, **settings, "card": dict(bundle.card)}
     typer.echo(json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False))
 
@@ -217,6 +219,7 @@ def train_detail_network(  # one parameter for each option of the command
     learn, check = (cases, read_cohort(validation)) if validation else split(cases)
     with (
         counted(screen, "preparing") as preparing,
+        counted(screen, "looking for bright places") as looking,
         loss_line(screen, "training") as training,
         counted(screen, "choosing") as choosing,
     ):
@@ -225,7 +228,7 @@ def train_detail_network(  # one parameter for each option of the command
             Schedule(steps, seed), workers=workers, false_positives=false_positives,
             target_labels=lesion_labels(target or cases.target_labels),
             most_seconds=math.inf if minutes is None else 60 * minutes,
-            listeners=Listeners(preparing, training, choosing),
+            listeners=Listeners(preparing, looking, training, choosing),
         )  # fmt: skip
     if done is None:
         typer.echo("stopped; start again to go on")

@@ -6,8 +6,9 @@ What the other network finds that is small is looked at as well, and dropped if 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from scipy.special import expit
 
 from brainmets.inference.candidates import candidates
 from brainmets.network.bundle import SIDE
-from brainmets.network.detail_engine import DetailEngine
+from brainmets.network.detail_engine import COUNT, DetailEngine
 from brainmets.preprocess.prepare import Prepared
 from brainmets.volume import Volume
 
@@ -35,6 +36,10 @@ FOUND, SURELY = 0.3, 0.5
 """A finding of the other network: voxels of the first, one of them at least of the second."""
 SMALL_MM = 10.0
 """Equivalent diameter up to which a finding may be dropped: larger ones fill what is looked at."""
+DOUBT = 1.0
+"""Log odds on either side of the veto within which fewer bits may decide otherwise."""
+NEARLY = 1.1
+"""So many times the largest volume that is small: also in doubt."""
 REACH_VOX = 2
 """An outline counts where it comes as near as this to its place."""
 
@@ -70,10 +75,28 @@ class Judged:
     Attributes:
         voxels: of the prepared scan, indices along x, y and z.
         log_odds: that it is a metastasis, as the network gives them.
+        size: its volume, as a share of the largest that is small: above 1 it stays.
     """
 
     voxels: tuple[Places, Places, Places] = field(repr=False)
     log_odds: float
+    size: float = 0.0
+
+    def is_dropped(self, veto: float | None) -> bool:
+        """Whether it is small, and less likely than a veto allows; None allows anything."""
+        return veto is not None and self.size <= 1 and self.log_odds < veto
+
+    def is_in_doubt(self, veto: float | None) -> bool:
+        """Whether fewer bits might have decided otherwise."""
+        if veto is None or self.log_odds >= veto + DOUBT:
+            return False
+        return self.log_odds > veto - DOUBT or self.size > 1 / NEARLY
+
+    @property
+    def box(self) -> Box:
+        """The voxels around it."""
+        x, y, z = (slice(int(along.min()), int(along.max()) + 1) for along in self.voxels)
+        return x, y, z
 
 
 class Pyramid:
@@ -120,12 +143,14 @@ class Details:
         self._pyramid = pyramid_of(prepared)
         self._seen = look_closely(prepared, detail, self._pyramid)
         self._before: Float32 | None = None
+        self.in_doubt: tuple[Box, ...] = ()
+        """Findings that arithmetic of fewer bits may have dropped or kept wrongly."""
 
-    def apply(self, probability: Volume, *, keep: bool = False) -> None:
-        """Drop what is unlikely, add what is likely; in place.
+    def apply(self, probability: Volume, *, keep: bool = False) -> Volume:
+        """Drop what is unlikely, add what is likely; changed in place where it is float32.
 
         Args:
-            probability: of the other network, float32 on the grid of the prepared scan.
+            probability: of the other network, on the grid of the prepared scan.
             keep: whether :meth:`undo` will be asked for.
 
         Raises:
@@ -133,15 +158,19 @@ class Details:
         """
         box = self._prepared.box
         self._before = np.array(probability.data[box], np.float32) if keep else None
-        if self._detail.veto is not None:
+        veto = self._detail.veto
+        if veto is not None:
             judged = judge(probability, self._prepared, self._detail, self._pyramid)
-            drop(probability, judged, self._detail.veto)
-        add(probability, self._seen)
+            probability = drop(probability, judged, veto)
+            self.in_doubt = tuple(each.box for each in judged if each.is_in_doubt(veto))
+        return add(probability, self._seen)
 
-    def undo(self, probability: Volume) -> None:
-        """The probabilities as they were, in place; :meth:`apply` must have kept them."""
+    def undo(self, probability: Volume) -> Volume:
+        """The probabilities as they were before :meth:`apply`, which must have kept them."""
+        data = _changeable(probability)
         if self._before is not None:
-            np.asarray(probability.data)[self._prepared.box] = self._before
+            data[self._prepared.box] = self._before
+        return probability.with_data(data)
 
 
 def pyramid_of(prepared: Prepared) -> Pyramid:
@@ -163,22 +192,37 @@ def look_closely(prepared: Prepared, detail: DetailEngine, pyramid: Pyramid) -> 
     shape = prepared.volume.grid.shape
     low = np.array([side.start for side in prepared.box])
     places, _ = candidates(prepared, detail.most)
-    odds = detail.log_odds(pyramid.around(places - low)) - np.float32(detail.shift)
+    odds = _log_odds(detail, pyramid, places - low) - np.float32(detail.shift)
     likely = odds >= LEAST
     places, odds = places[likely], odds[likely]
-    outlines = detail.outlines(pyramid.around(places - low))
-    seen = []
-    for place, each, outline in zip(places, odds.tolist(), outlines, strict=True):
-        there, here = _within(place, shape)
-        inside = np.asarray(prepared.brain.data[there], bool)
-        seen.append(Seen(there, each, np.where(inside, central(outline)[here], np.float32(0))))
+    seen: list[Seen] = []
+    for part, each in _parts(places, odds):
+        outlines = detail.outlines(pyramid.around(part - low))
+        for place, likely_by, outline in zip(part, each.tolist(), outlines, strict=True):
+            there, here = _within(place, shape)
+            inside = np.zeros_like(outline)
+            inside[here] = np.where(prepared.brain.data[there], outline[here], np.float32(0))
+            seen.append(Seen(there, likely_by, central(inside)[here]))
     return tuple(seen)
+
+
+def _parts(*arrays: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[Any], ...]]:
+    """Arrays cut into parts of a few dozen places: their patches take memory."""
+    for first in range(0, len(arrays[0]), 4 * COUNT):
+        yield tuple(array[first : first + 4 * COUNT] for array in arrays)
+
+
+def _log_odds(detail: DetailEngine, pyramid: Pyramid, places: Places) -> Float32:
+    found = [detail.log_odds(pyramid.around(part)) for (part,) in _parts(places)]
+    return np.concatenate([np.zeros(0, np.float32), *found])
 
 
 def judge(
     probability: Volume, prepared: Prepared, detail: DetailEngine, pyramid: Pyramid
 ) -> tuple[Judged, ...]:
     """What the detail network says of the other network's small findings, at their middles.
+
+    Of more than ``detail.most`` the largest are judged.
 
     Args:
         probability: of the other network, on the grid of the prepared scan.
@@ -198,16 +242,17 @@ def judge(
     for number in sure.tolist():
         box = boxes[number - 1]
         voxels = np.argwhere(pieces[box] == number) + [side.start for side in box]
-        if len(voxels) <= most_vox:
+        if len(voxels) <= NEARLY * most_vox:
             small.append(voxels)
+    small = sorted(small, key=len, reverse=True)[: detail.most]
     if not small:
         return ()
     middles = np.array([_middle(voxels) for voxels in small])
     low = np.array([side.start for side in prepared.box])
     judged = []
-    for voxels, odds in zip(small, detail.log_odds(pyramid.around(middles)).tolist(), strict=True):
+    for voxels, odds in zip(small, _log_odds(detail, pyramid, middles).tolist(), strict=True):
         x, y, z = (voxels + low).T
-        judged.append(Judged((x, y, z), odds))
+        judged.append(Judged((x, y, z), odds, len(voxels) / most_vox))
     return tuple(judged)
 
 
@@ -218,31 +263,36 @@ def _middle(voxels: Places) -> Places:
 
 
 def drop(probability: Volume, judged: Sequence[Judged], veto: float | None) -> Volume:
-    """The probabilities without findings that are unlikely; changed in place.
+    """The probabilities without small findings that are unlikely; changed in place if float32.
 
     Args:
         probability: on the grid of the prepared scan.
         judged: from :func:`judge`.
         veto: log odds below which a finding is dropped; None: none is.
     """
-    data = np.asarray(probability.data, np.float32)
+    data = _changeable(probability)
     for finding in judged:
-        if veto is not None and finding.log_odds < veto:
+        if finding.is_dropped(veto):
             data[finding.voxels] = 0
     return probability.with_data(data)
 
 
 def add(probability: Volume, details: Sequence[Seen]) -> Volume:
-    """The larger of two probabilities where the detail network looked; changed in place.
+    """The larger of two probabilities where the detail network looked; changed in place if float32.
 
     Args:
         probability: on the grid of the prepared scan.
         details: from :func:`look_closely`.
     """
-    data = np.asarray(probability.data, np.float32)
+    data = _changeable(probability)
     for seen in details:
         data[seen.box] = np.maximum(data[seen.box], seen.probability)
     return probability.with_data(data)
+
+
+def _changeable(probability: Volume) -> Float32:
+    data = np.asarray(probability.data, np.float32)
+    return data if data.flags.writeable else data.copy()
 
 
 def _within(place: Places, shape: tuple[int, int, int]) -> tuple[Box, Box]:

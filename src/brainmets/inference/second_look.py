@@ -30,6 +30,7 @@ def looked_at_again(
     engine: Engine,
     tiling: Tiling,
     *,
+    besides: Sequence[Box] = (),
     largest_vox: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Volume:
@@ -45,13 +46,16 @@ def looked_at_again(
         places: boxes of the scanner's voxels.
         engine: the other one.
         tiling: as for ``predict``.
+        besides: more places, as boxes of the network's grid.
         largest_vox: as for ``predict``.
         progress: called after each tile with the number done and the number in all.
 
     Raises:
         RunError: as ``predict``.
     """
-    boxes = [box for box in (_within(place, prepared) for place in places) if box is not None]
+    wanted = [*(_within(place, prepared) for place in places),
+              *(_widened(place, prepared) for place in besides)]  # fmt: skip
+    boxes = [box for box in wanted if box is not None]
     data = np.asarray(prepared.volume.data, np.float32)
     planned = tiles_of(prepared, tiling, largest_vox)
     falling = gaussian_weights(_sides(planned[0]))
@@ -82,7 +86,20 @@ def _within(place: Box, prepared: Prepared) -> Box | None:
     there = apply(between, corners)
     start = np.floor(there.min(0)).astype(int) - AROUND_VOX
     stop = np.ceil(there.max(0)).astype(int) + AROUND_VOX + 1
-    whole = (slice(start[0], stop[0]), slice(start[1], stop[1]), slice(start[2], stop[2]))
+    return _clipped(start, stop, prepared)
+
+
+def _widened(place: Box, prepared: Prepared) -> Box | None:
+    """A box of the network's grid, somewhat larger; None: no brain."""
+    start = np.array([side.start for side in place]) - AROUND_VOX
+    return _clipped(start, np.array([side.stop for side in place]) + AROUND_VOX, prepared)
+
+
+def _clipped(
+    start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64], prepared: Prepared
+) -> Box | None:
+    first, last = start.tolist(), stop.tolist()
+    whole = (slice(first[0], last[0]), slice(first[1], last[1]), slice(first[2], last[2]))
     box, _ = clip(whole, prepared.box)
     return box if all(side.stop > side.start for side in box) else None
 

@@ -87,9 +87,13 @@ class Detail:
                 f"veto {self.veto}; expected 1 to 256, 1 to 10000, and numbers"
             )
 
+    def settings(self) -> dict[str, Any]:
+        """All of it but its weights and example."""
+        return {"width": self.width, "most": self.most, "shift": self.shift, "veto": self.veto}
+
     def identity(self) -> str:
         """SHA-256 of everything that its word depends on."""
-        digest = hashlib.sha256(repr((self.width, self.most, self.shift, self.veto)).encode())
+        digest = hashlib.sha256(repr(tuple(self.settings().values())).encode())
         digest.update(weights_digest(self.weights).encode())
         return digest.hexdigest()
 
@@ -208,8 +212,7 @@ def write(bundle: Bundle, path: Path) -> None:
         card["int8"] = _int8_card(bundle.int8)
     contents = {WEIGHTS: weights, EXAMPLE: example}
     if bundle.detail:
-        example_of = {OF_EXAMPLE + name: v for name, v in bundle.detail.example.items()}
-        contents[DETAIL] = _packed({**bundle.detail.weights, **example_of})
+        contents[DETAIL] = _packed_detail(bundle.detail)
         card["schema"], card["detail"] = SCHEMA_DETAIL, _detail_card(bundle.detail)
         card["detail_sha256"] = hashlib.sha256(contents[DETAIL]).hexdigest()
     text = json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -221,6 +224,14 @@ def write(bundle: Bundle, path: Path) -> None:
 
 def _packed(tensors: Tensors) -> bytes:
     return save({k: np.asarray(v, np.float16, order="C") for k, v in sorted(tensors.items())})
+
+
+def _packed_detail(detail: Detail) -> bytes:
+    """Its example stays in float32: log odds are large numbers."""
+    tensors = {name: np.asarray(v, np.float16, order="C") for name, v in detail.weights.items()}
+    for name, values in detail.example.items():
+        tensors[OF_EXAMPLE + name] = np.asarray(values, np.float32, order="C")
+    return save(dict(sorted(tensors.items())))
 
 
 def read(path: Path) -> Bundle:
@@ -297,12 +308,23 @@ def _whole_sha256(card: Mapping[str, Any]) -> str:
     return hashlib.sha256(both.encode()).hexdigest()
 
 
+def without_findings(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card says of a detail network, but for what it found with a rule that is no more."""
+    bound = ("decision_rule", "validation", "validation_without_it")
+    return {key: value for key, value in said.items() if key not in bound}
+
+
 def _detail_card(detail: Detail) -> dict[str, Any]:
-    card = {"width": detail.width, "most": detail.most, "shift": detail.shift}
-    return card if detail.veto is None else {**card, "veto": detail.veto}
+    return {name: value for name, value in detail.settings().items() if value is not None}
 
 
 def _detail(card: Any, tensors: Tensors) -> Detail:
+    unknown = card.keys() - {"width", "most", "shift", "veto"}
+    if unknown:
+        raise BundleError(
+            f"it says {', '.join(sorted(unknown))} of its detail network, which is not known here; "
+            "update brainmets"
+        )
     width, most, shift, veto = card["width"], card["most"], card["shift"], card.get("veto")
     fit = type(shift) in (int, float) and type(veto) in (int, float, type(None))
     if not (type(width) is int and type(most) is int and fit):

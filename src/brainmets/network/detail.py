@@ -108,10 +108,13 @@ def build_detail(bundle: Bundle, detail: Detail) -> DetailNet:
     """The detail network of a bundle, in evaluation mode.
 
     Raises:
-        BundleError: a tensor is missing, superfluous, or of another shape.
+        BundleError: a tensor is missing, superfluous, of another shape, or not finite.
     """
     network = DetailNet(detail.width)
     tensors = {k: torch.from_numpy(np.array(v, np.float32)) for k, v in detail.weights.items()}
+    wrong = sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all())
+    if wrong:
+        raise BundleError(f"{bundle.name}: the detail network's {wrong[0]} is not finite")
     expected = network.state_dict()
     counters = {name: value for name, value in expected.items() if name.endswith("batches_tracked")}
     try:

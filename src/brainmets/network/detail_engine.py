@@ -2,12 +2,11 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
 
 from brainmets.errors import BrainmetsError, BundleError, RunError
 from brainmets.network.bundle import SIDE, Bundle, Detail, weights_digest
@@ -21,8 +20,10 @@ COUNT = 10
 """Places at a time."""
 OUTLINED = 3
 """Patches of the example whose outlines are kept."""
-LARGEST_DIFFERENCE = 5e-3
-"""In probability: the example is stored as float16."""
+LARGEST_DIFFERENCE = 0.02
+"""In log odds of places and in probabilities of voxels."""
+LEAST_SPAN = 0.5
+"""Of the example's log odds."""
 LOG = logging.getLogger(__name__)
 Float32 = npt.NDArray[np.float32]
 Parts = tuple[Float32, Float32 | None]
@@ -72,14 +73,16 @@ class DetailEngine:
         return found
 
 
-def detail_engine(bundle: Bundle, beside: str) -> DetailEngine | None:
+def detail_engine(bundle: Bundle, beside: str, *, prove: bool = True) -> DetailEngine | None:
     """The bundle's detail network; None if it has none.
 
-    On OpenVINO PyTorch takes over, with a warning, once it fails.
+    On OpenVINO PyTorch takes over, with a warning, once it fails; also where the network,
+    compiled for the first time, does not give what the bundle's example says.
 
     Args:
         bundle: the model.
         beside: name of the engine that runs the other network: library and device.
+        prove: whether the example is run; false for who verifies it anyway.
 
     Raises:
         BundleError: tensors that are no detail network's.
@@ -88,20 +91,39 @@ def detail_engine(bundle: Bundle, beside: str) -> DetailEngine | None:
     if detail is None:
         return None
     device = "cuda" if "cuda" in beside else "cpu"
-    see: See = _OnTorch(bundle, detail, device)
-    if beside.startswith("openvino"):
-        see = _Careful(_on_openvino(bundle.name, detail), see)
-    return DetailEngine(detail.most, detail.shift, see, detail.veto)
+    on_torch = _OnTorch(bundle, detail, device)
+    if not beside.startswith("openvino"):
+        on_torch.load()
+        return DetailEngine(detail.most, detail.shift, on_torch, detail.veto)
+    fast = _OnOpenVino(bundle.name, detail)
+    engine = DetailEngine(detail.most, detail.shift, _Careful(fast, on_torch), detail.veto)
+    if not prove or not detail.example or fast.is_proved():
+        detail_graph(bundle.name, detail, COUNT, outlined=True)  # refuses foreign tensors
+        return engine
+    try:
+        verify_detail(bundle, engine)
+    except BundleError as error:
+        LOG.warning("warning: OpenVINO is not used for the detail network: %s", error)
+        return replace(engine, see=on_torch)
+    fast.note_proof()
+    return engine
 
 
 def shown() -> Float32:
-    """Patches that a detail network is verified on: balls of many sizes in waves, (10, 3, 24³)."""
+    """Patches that a detail network is verified on: balls in waves, (10, 3, 24³).
+
+    From faint and small to bright and large: what a trained network says of them lies on both
+    sides of even odds.
+    """
     side = np.arange(SIDE) - SIDE // 2
     x, y, z = np.meshgrid(side, side, side, indexing="ij")
-    waves = 0.5 * np.sin(x / 3) * np.cos(y / 4) + 0.3 * np.sin(z / 2)
     away = np.sqrt(x**2 + y**2 + z**2)
     patches = [
-        [waves + 0.5 * number * (away * scale <= 1 + number) for scale in (1, 2, 4)]
+        [
+            0.3 * np.sin(x * scale / 5) * np.cos(y * scale / 6)
+            + number / 2 * np.clip(1.5 + number / 2 - away * scale, 0, 1)
+            for scale in (1, 2, 4)
+        ]
         for number in range(COUNT)
     ]
     return np.asarray(patches, np.float32)
@@ -114,10 +136,13 @@ def example_of(engine: DetailEngine) -> dict[str, Float32]:
 
 
 def verify_detail(bundle: Bundle, engine: DetailEngine) -> float:
-    """Run the example of the bundle's detail network; return the largest difference in probability.
+    """Run the example of the bundle's detail network; return the largest difference.
+
+    Of log odds of places, and of outlines' probabilities.
 
     Raises:
-        BundleError: it is larger than ``LARGEST_DIFFERENCE``, or there is no example.
+        BundleError: it is larger than ``LARGEST_DIFFERENCE``, there is no example, or its log odds
+            are all alike, so that it proves nothing.
     """
     expected = bundle.detail.example if bundle.detail else {}
     found = example_of(engine)
@@ -126,11 +151,14 @@ def verify_detail(bundle: Bundle, engine: DetailEngine) -> float:
             f"{bundle.name}: its detail network has no example of {COUNT} places, so it cannot be "
             "verified; train it again with `brainmets models train-detail`"
         )
-    likely = [expit(np.asarray(each["log_odds"], np.float64)) for each in (expected, found)]
-    outlines = np.asarray(expected["outlines"], np.float32)
+    if not np.ptp(expected["log_odds"]) > LEAST_SPAN:  # NaN fails too
+        raise BundleError(
+            f"{bundle.name}: all log odds of its detail network's example are alike, so it cannot "
+            "be verified"
+        )
     difference = max(
-        float(np.abs(likely[0] - likely[1]).max()),
-        float(np.abs(outlines - found["outlines"]).max()),
+        float(np.abs(np.asarray(expected[name], np.float32) - found[name]).max())
+        for name in ("log_odds", "outlines")
     )
     if not difference <= LARGEST_DIFFERENCE:
         raise BundleError(
@@ -141,19 +169,31 @@ def verify_detail(bundle: Bundle, engine: DetailEngine) -> float:
     return difference
 
 
-def _on_openvino(owner: str, detail: Detail) -> See:
-    digest = f"detail {weights_digest(detail.weights)} {COUNT}"
-    networks = {
-        outlined: Compiled(_graph(owner, detail, outlined), f"{digest} {outlined}", "f32")
-        for outlined in (False, True)
-    }
+class _OnOpenVino:
+    """Two graphs of the network: with outlines, and without."""
 
-    def see(patches: Float32, outlined: bool) -> Parts:
+    def __init__(self, owner: str, detail: Detail) -> None:
+        """Nothing is compiled before it is used."""
+        digest = f"detail {weights_digest(detail.weights)} {COUNT}"
+        self._networks = {
+            outlined: Compiled(_graph(owner, detail, outlined), f"{digest} {outlined}", "f32")
+            for outlined in (False, True)
+        }
+
+    def __call__(self, patches: Float32, outlined: bool) -> Parts:
+        """See ``See``."""
         image = patches.reshape(-1, SIDE, SIDE, SIDE)
-        found = networks[outlined].outputs(image, 2 if outlined else 1)
+        found = self._networks[outlined].outputs(image, 2 if outlined else 1)
         return found[0], found[1] if outlined else None
 
-    return see
+    def is_proved(self) -> bool:
+        """Whether both once gave what they should here."""
+        return all(network.is_proved() for network in self._networks.values())
+
+    def note_proof(self) -> None:
+        """Keep it on record."""
+        for network in self._networks.values():
+            network.note_proof()
 
 
 def _graph(owner: str, detail: Detail, outlined: bool) -> Callable[[tuple[int, int, int]], Any]:
@@ -173,15 +213,24 @@ class _OnTorch:
         """See ``See``."""
         import torch
 
+        network = self.load()
+        with torch.inference_mode():
+            batch = torch.from_numpy(patches).to(self.device)
+            odds, outlines = network(batch, outlined=None if outlined else 0)
+            seen = torch.sigmoid(outlines).cpu().numpy() if outlined else None
+        return odds.cpu().numpy(), seen
+
+    def load(self) -> "DetailNet":
+        """Build it, once.
+
+        Raises:
+            BundleError: tensors that are no detail network's.
+        """
         from brainmets.network.detail import build_detail
 
         if self.network is None:
             self.network = build_detail(self.bundle, self.detail).to(self.device)
-        with torch.inference_mode():
-            batch = torch.from_numpy(patches).to(self.device)
-            odds, outlines = self.network(batch, outlined=None if outlined else 0)
-            seen = torch.sigmoid(outlines).cpu().numpy() if outlined else None
-        return odds.cpu().numpy(), seen
+        return self.network
 
 
 @dataclass
@@ -203,7 +252,7 @@ class _Careful:
                 LOG.debug("detail network", exc_info=True)
                 reason = type(error).__name__
             else:
-                if np.isfinite(found[0]).all():
+                if all(part is None or np.isfinite(part).all() for part in found):
                     return found
                 reason = "its numbers are not finite"
             LOG.warning("warning: the detail network failed (%s); torch takes over", reason)

@@ -14,7 +14,7 @@ import numpy as np
 
 from brainmets.config import DecisionRule
 from brainmets.errors import ConfigError
-from brainmets.network.bundle import Bundle, member_name
+from brainmets.network.bundle import Bundle, member_name, without_findings
 from brainmets.network.engines import Engine, Tile
 
 UNTUNED = "the median of its members' rules; brainmets tune chooses one for the whole"
@@ -124,6 +124,8 @@ def _card(bundles: Sequence[Bundle]) -> dict[str, Any]:
         if all(bundle.card.get(key) == bundles[0].card.get(key) for bundle in bundles)
         and key in bundles[0].card
     }
+    if bundles[0].detail and "detail" in bundles[0].card:
+        said["detail"] = without_findings(bundles[0].card["detail"])
     trained_on = dict.fromkeys(str(bundle.card.get("trained_on", "")) for bundle in bundles)
     return {
         **said, "trained_on": "; ".join(filter(None, trained_on)), "decision_rule": UNTUNED,

@@ -9,8 +9,10 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from pickle import UnpicklingError
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -27,9 +29,9 @@ from brainmets.inference.details import Pyramid
 from brainmets.io.storage import whole_file
 from brainmets.network.bundle import SIDE
 from brainmets.network.detail import DetailNet
-from brainmets.preprocess.prepare import Prepared, bounding_box
-from brainmets.training.store import DEPTH_STEP_MM, LEVELS_MM, PreparedCase
-from brainmets.volume import Grid, Volume
+from brainmets.preprocess.prepare import bounding_box
+from brainmets.training.store import PreparedCase
+from brainmets.training.validation import as_in_use
 
 CHECKPOINT_EVERY, REPORT_EVERY = 100, 25
 LARGE_MM, LARGE_WEIGHT = 11.5, 0.4
@@ -39,6 +41,8 @@ SHIFTED_VOX = 2
 LESION_COST, SOFT = 5.0, 5.0
 """What an outline's voxel inside a lesion weighs; what is added to both terms of Dice."""
 OUTLINE_COST = 4.0
+TOGETHER = 4
+"""Cases whose bright places are looked for at a time: each takes threads of its own."""
 LEAST_HARD, MOST_HARD = 0.01, 3.0
 """Of the weights by which places that are none are drawn."""
 Progress = Callable[[int, int, float], None]
@@ -116,27 +120,23 @@ def sources(
         progress: called with (done, total).
     """
     found: dict[int, Source] = {}
+    in_turn = Lock()
 
     def one(number: int) -> None:
-        found[number] = source(cases[number], recipe, most)
-        if progress:
-            progress(len(found), len(cases))
+        made = source(cases[number], recipe, most)
+        with in_turn:
+            found[number] = made
+            if progress:
+                progress(len(found), len(cases))
 
-    on_threads(one, range(len(cases)))
+    on_threads(one, range(len(cases)), most=TOGETHER)
     return [found[number] for number in range(len(cases))]
 
 
 def source(case: PreparedCase, recipe: Recipe, most: int) -> Source:
     """One case, its brain mask grown by the recipe's margin as in use."""
-    brain = np.asarray(case.depth[:]) * DEPTH_STEP_MM <= recipe.brain_margin_mm
-    mean, deviation = (
-        float(np.interp(recipe.brain_margin_mm, LEVELS_MM, values))
-        for values in zip(*case.levels, strict=True)
-    )
-    image = np.where(brain, (np.asarray(case.image[:], np.float32) - mean) / deviation, 0)
-    image = np.clip(image, -recipe.clip_z, recipe.clip_z).astype(np.float32)
-    grid = Grid(image.shape, np.diag([*[recipe.spacing_mm] * 3, 1.0]))
-    prepared = Prepared(Volume(image, grid), Volume(brain, grid), bounding_box(brain), grid)
+    whole = as_in_use(case, recipe)
+    prepared = replace(whole, box=bounding_box(whole.brain.data))
     labels = np.asarray(case.labels[:], np.uint8)
     places, scales = candidates(prepared, most)
     reach = np.maximum(1, np.rint(APART_SIGMAS * scales / recipe.spacing_mm)).astype(int)
@@ -147,7 +147,7 @@ def source(case: PreparedCase, recipe: Recipe, most: int) -> Source:
     where = np.argwhere(labels)
     owner = labels[tuple(where.T)]
     kept = [where[owner == n] for n in np.unique(owner)]
-    pyramid = Pyramid(image, np.float16)
+    pyramid = Pyramid(np.asarray(whole.volume.data, np.float32), np.float16)
     return Source(pyramid, np.pad(labels, SIDE // 2), kept, places[np.array(free, bool)])
 
 
@@ -176,7 +176,7 @@ def train_detail(
 
     Raises:
         CohortError: no lesion, or no bright place that is none.
-        ConfigError: a checkpoint of a run of other settings.
+        ConfigError: a checkpoint of a run of other settings or data, or a damaged one.
         RunError: the loss is no longer finite.
     """
     lesions = [(case, n) for case in data for n in range(len(case.lesions))]
@@ -190,6 +190,11 @@ def train_detail(
     run = _start(schedule, len(others))
     if checkpoint.is_file():
         _resume(run, checkpoint, settings)
+        if len(run.hardness) != len(others):
+            raise ConfigError(
+                f"{checkpoint.name}: holds a run on {len(run.hardness)} bright places, and here "
+                f"there are {len(others)}; choose another folder, or delete it to start over"
+            )
     deadline = time.monotonic() + most_seconds
     while run.step < schedule.steps:
         if time.monotonic() >= deadline:
@@ -349,7 +354,12 @@ def _save(run: Run, checkpoint: Path, settings: str) -> None:
 
 
 def _resume(run: Run, checkpoint: Path, settings: str) -> None:
-    saved: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+    try:
+        saved: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        raise ConfigError(
+            f"{checkpoint.name}: damaged, or no checkpoint; delete it to start over"
+        ) from error
     if saved["settings"] != settings:
         raise ConfigError(
             f"{checkpoint.name}: holds a run of other settings or cases; choose another folder, or "

@@ -19,7 +19,7 @@ from brainmets.network.detail_engine import DetailEngine, detail_engine, example
 from brainmets.preprocess.prepare import Prepared, restore
 from brainmets.training.detail import Schedule, sources, train_detail, trained, weights_of
 from brainmets.training.preparing import prepare_cohort
-from brainmets.training.rules import LOWS, Candidate, Tally, best_rule, candidates
+from brainmets.training.rules import LOWS, Candidate, Tally, best_rule, candidates, worth
 from brainmets.training.store import ENTRIES
 from brainmets.training.tune import prepared_of, reference_of
 from brainmets.volume import Volume, on_grid
@@ -28,9 +28,11 @@ SHIFTS = (0.0, 1.0, 2.0, 3.0, 4.0)
 """Taken off the log odds of bright places."""
 VETOES = (None, -1.0, 0.0, 1.0, 2.0)
 """Log odds below which small findings of the other network are dropped."""
+TOGETHER = 2
+"""Settings that are tried at a time: each takes a copy of the scan's probabilities and labels."""
 CHECKPOINT = "detail.pt"
 OF_THE_RULE = ("int8", "results", "sensitivity_by_size", "decision_rule", "calibration")
-"""What a card says of a model by its decision rule, which is another one afterwards."""
+"""What a card says of a model by its decision rule or temperature, which are others afterwards."""
 Count = Callable[[int, int], None]
 ByLow = list[list[Candidate]]
 """Candidates of one case, by lower threshold."""
@@ -45,6 +47,7 @@ class Listeners:
     """Whom to tell how far things have come; each may be None."""
 
     preparing: Count | None = None
+    looking: Count | None = None
     training: Callable[[int, int, float], None] | None = None
     choosing: Count | None = None
 
@@ -64,6 +67,8 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
     listeners: Listeners | None = None,
 ) -> Bundle | None:
     """The model with a detail network in place of what it had; None if time ran out.
+
+    Its temperature is 1 again: the old one was chosen for other probabilities.
 
     Args:
         bundle: the model; its other network stays as it is.
@@ -94,8 +99,8 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
     blank = Detail({}, schedule.width)
     keys, checkpoint = [case.key for case in prepared], work / CHECKPOINT
     network = trained(schedule, checkpoint, keys) or train_detail(
-        sources(prepared, bundle.recipe, blank.most), bundle.recipe.spacing_mm, schedule,
-        checkpoint, learnt_from=keys, most_seconds=most_seconds, progress=tell.training,
+        sources(prepared, bundle.recipe, blank.most, tell.looking), bundle.recipe.spacing_mm,
+        schedule, checkpoint, learnt_from=keys, most_seconds=most_seconds, progress=tell.training,
     )  # fmt: skip
     if network is None:
         return None
@@ -105,7 +110,7 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
     kept = {name: words for name, words in bundle.card.items() if name not in OF_THE_RULE}
     card = {**kept, "detail": {**said, "training": asdict(schedule), "cases": len(learn)}}
     int8 = bundle.int8 and replace(bundle.int8, is_default=False)
-    write(replace(fitted, name=out.stem, card=card, int8=int8), out)
+    write(replace(fitted, name=out.stem, card=card, int8=int8, temperature=1.0), out)
     return read(out)
 
 
@@ -160,7 +165,8 @@ def fit(
         if progress:
             progress(done, len(cohort))
     best = [best_rule(each, truths, false_positives) for each in found]
-    number = max(range(len(settings)), key=lambda n: _worth(best[n][1], truths, false_positives))
+    ranks = [worth(tally, truths, len(cohort), false_positives) for _, tally in best]
+    number = ranks.index(max(ranks))
     (veto, shift), (rule, tally) = settings[number], best[number]
     said = {
         "shift": shift,
@@ -186,10 +192,7 @@ def _tried(
     pyramid = pyramid_of(prepared)
     seen = look_closely(prepared, detail, pyramid)
     judged = judge(tiles, prepared, detail, pyramid)
-    keys = [
-        (sum(veto is not None and each.log_odds < veto for each in judged), shift)
-        for veto, shift in settings
-    ]
+    keys = [(sum(each.is_dropped(veto) for each in judged), shift) for veto, shift in settings]
     different = dict(zip(keys, settings, strict=True))
     found: dict[tuple[int, float], ByLow] = {}
 
@@ -199,7 +202,7 @@ def _tried(
         both = add(drop(tiles.with_data(tiles.data.copy()), judged, veto), less)
         found[key] = _candidates_of(both, prepared, reference)
 
-    on_threads(one, list(different))
+    on_threads(one, list(different), most=TOGETHER)
     return [found[key] for key in keys]
 
 
@@ -212,12 +215,6 @@ def _candidates_of(tiles: Volume, prepared: Prepared, reference: Volume) -> ByLo
 def _gather(found: Found, case: ByLow) -> None:
     for low, each in zip(LOWS, case, strict=True):
         found[low].append(each)
-
-
-def _worth(tally: Tally, truths: int, false_positives: float | None) -> tuple[float, ...]:
-    if false_positives is None:
-        return (tally.f1(truths),)
-    return (tally.found, -tally.wrong)
 
 
 def _said(tally: Tally, truths: int, scans: int) -> dict[str, float]:

@@ -20,7 +20,8 @@ from brainmets.config import (
 )
 from brainmets.errors import CohortError, ConfigError
 from brainmets.io.storage import require_writable
-from brainmets.network.bundle import Bundle, read, write
+from brainmets.network.bundle import Bundle, read, without_findings, write
+from brainmets.network.detail_engine import detail_engine
 from brainmets.network.engines import Engine
 from brainmets.network.torch_engine import choose_device, torch_engine
 from brainmets.training.beginning import EncoderStart, first_weights, model_to_start_from
@@ -315,7 +316,10 @@ def train_model(
     engine = _exact_engine(bundle, device)
     ended = {} if until is None else {"ended_at_step": min(until, plan.settings.steps)}
     tuned, figures = _tuned(plan, bundle, engine, tell, held_out)
-    card = {**plan.card, "limits": LIMITS, **_history(plan), **figures, **begun, **ended}
+    card = {
+        **plan.card, "limits": LIMITS, **_detail_said(plan), **_history(plan), **figures, **begun,
+        **ended,
+    }  # fmt: skip
     write(replace(tuned, card=card), out)
     bundle = read(out)
     write_report(
@@ -341,6 +345,17 @@ def _prepared(
     )  # fmt: skip
 
 
+def _detail_said(plan: Plan) -> dict[str, Any]:
+    """Of a detail network that was taken over: it was fitted to the model that training began with.
+
+    What it found there with that model's rule is left out.
+    """
+    if plan.start is None or plan.start.detail is None:
+        return {}
+    said = without_findings(plan.start.card.get("detail", {}))
+    return {"detail": {**said, "fitted_to": plan.start.name}}
+
+
 def _exact_engine(bundle: Bundle, device: str) -> Engine:
     """Float32, for choosing and scoring: on a CPU OpenVINO where it is installed, for its speed."""
     from brainmets.network.choice import Wanted, choose_engine
@@ -357,7 +372,8 @@ def _tuned(
 ) -> tuple[Bundle, dict[str, Any]]:
     """The bundle with its decision rule, and what the card says of its quality."""
     if plan.prepared:
-        seen = look(engine, held_out, plan.recipe, plan.tiling, tell.validating)
+        detail = detail_engine(bundle, engine.name)
+        seen = look(engine, held_out, plan.recipe, plan.tiling, tell.validating, detail)
         said = (
             f"chosen on {seen.cases} prepared validation cases with {seen.lesions} lesions, for "
             f"lesion F1, which is {seen.f1:.3f} there (sensitivity {seen.sensitivity:.3f}, "
@@ -483,6 +499,8 @@ def retune(
     before = bundle.card.get("cases", {})
     cases = {**before, "validation": len(validation), "test": len(test or ())}
     kept = {k: said for k, said in bundle.card.items() if k not in ("decision_rule", "int8")}
+    if "detail" in kept:
+        kept["detail"] = without_findings(kept["detail"])
     int8 = bundle.int8 and replace(bundle.int8, is_default=False)
     write(
         replace(

@@ -122,10 +122,18 @@ def best_rule(
         if low <= high
     ]
     tallies = [tally(found[rule.low], rule) for rule in rules]
-    if false_positives is None:
-        worth: list[tuple[float, ...]] = [(t.f1(truths),) for t in tallies]
-    else:
-        limit = false_positives * len(found[LOWS[0]])
-        worth = [(t.found, -t.wrong) if t.wrong <= limit else (-1, -t.wrong) for t in tallies]
-    best = worth.index(max(worth))
+    scans = len(found[LOWS[0]])
+    ranks = [worth(each, truths, scans, false_positives) for each in tallies]
+    best = ranks.index(max(ranks))
     return rules[best], tallies[best]
+
+
+def worth(
+    tally: Tally, truths: int, scans: int, false_positives: float | None = None
+) -> tuple[float, ...]:
+    """By what rules are compared, the larger the better; see :func:`best_rule`."""
+    if false_positives is None:
+        return (tally.f1(truths),)
+    if tally.wrong > false_positives * scans:
+        return (-1, -tally.wrong)
+    return (tally.found, -tally.wrong)

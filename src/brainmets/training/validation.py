@@ -11,7 +11,9 @@ from typing import TypeVar
 import numpy as np
 
 from brainmets.config import DecisionRule, Recipe, Tiling
+from brainmets.inference.details import Details
 from brainmets.inference.predict import predict
+from brainmets.network.detail_engine import DetailEngine
 from brainmets.network.engines import Engine
 from brainmets.preprocess.prepare import Prepared
 from brainmets.training.rules import LOWS, Candidate, Tally, best_rule, candidates
@@ -86,6 +88,7 @@ def look(
     recipe: Recipe,
     tiling: Tiling,
     progress: Callable[[int, int], None] | None = None,
+    detail: DetailEngine | None = None,
 ) -> Look:
     """Find the lesions of whole cases, by the rule of best lesion F1.
 
@@ -95,12 +98,15 @@ def look(
         recipe: how they were prepared.
         tiling: how volumes are cut.
         progress: called with (done, total).
+        detail: the model's detail network, if it has one.
     """
     found: dict[float, list[list[Candidate]]] = {low: [] for low in LOWS}
     lesions = 0
     for done, case in enumerate(cases, start=1):
         prepared = as_in_use(case, recipe)
         probability = predict(prepared, engine, tiling)
+        if detail:
+            probability = Details(prepared, detail).apply(probability)
         reference = probability.with_data(case.labels[prepared.box])
         lesions += int(reference.data.max())
         for low in LOWS:
