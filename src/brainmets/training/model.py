@@ -500,7 +500,8 @@ def retune(
     cases = {**before, "validation": len(validation), "test": len(test or ())}
     kept = {k: said for k, said in bundle.card.items() if k not in ("decision_rule", "int8")}
     if "detail" in kept:
-        kept["detail"] = without_findings(kept["detail"])
+        alone = {k: v for k, v in kept["detail"].items() if k == "validation_without_it"}
+        kept["detail"] = {**without_findings(kept["detail"]), **alone}  # of the same network
     int8 = bundle.int8 and replace(bundle.int8, is_default=False)
     write(
         replace(
