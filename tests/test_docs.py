@@ -215,3 +215,9 @@ def test_every_score_and_rule_is_described() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=id_of)
 def test_no_page_speaks_of_the_machine_it_was_written_on(page: Path) -> None:
     assert FORBIDDEN.findall(text_of(page)) == []
+
+
+def test_every_decision_is_in_the_index():
+    listed = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs" / "decisions").glob("*.md"):
+        assert f"(decisions/{page.name})" in listed, page.name
