@@ -151,7 +151,7 @@ def expected_peak_mb(model: Model, voxels: int, *, several: bool = False) -> int
         + READ_BYTES_PER_VOXEL * voxels / 2**20
         + max(NETWORK_MB[each] + _tile_bytes(model, name) / 2**20 for each, name in networks)
     )
-    found = LIBRARIES_MB + FOUND_BYTES_PER_VOXEL * voxels / 2**20
+    found = detail + LIBRARIES_MB + FOUND_BYTES_PER_VOXEL * voxels / 2**20
     return round(max(running, found) + (weights + beside) / 2**20)
 
 
@@ -247,6 +247,7 @@ def probability_of(
         told("details", 0, 1)
         details = Details(prepared, model.detail)
         tiles = details.apply(tiles, keep=model.exact is not None)
+        details = details if model.exact else None  # its memory is free while restoring
     told("restore", 0, 1)
     probability = restore(tiles, prepared)
     if model.exact is None:

@@ -114,14 +114,15 @@ def calibrated(probability: Volume, temperature: float) -> Volume:
     no smaller.
 
     Args:
-        probability: float32, 0 to 1.
+        probability: float32, 0 to 1; changed in place, since a second one takes as much memory as
+            the scan twice over.
         temperature: above 1 where the network is too sure of itself; 1 changes nothing.
     """
     if temperature == 1:
         return probability
-    data = np.array(probability.data, np.float32)
-    inside = data > 0
-    said = data[inside]
+    data = np.asarray(probability.data, np.float32)
     with np.errstate(divide="ignore", over="ignore"):
-        data[inside] = 1 / (1 + (1 / said - 1) ** np.float32(1 / temperature))
+        for slab in data:
+            inside = slab > 0
+            slab[inside] = 1 / (1 + (1 / slab[inside] - 1) ** np.float32(1 / temperature))
     return probability.with_data(data)
