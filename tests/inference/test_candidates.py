@@ -1,4 +1,4 @@
-"""Bright, compact places are found, the sharpest first; vessels and sheets hardly count."""
+"""Bright, compact places are found, the sharpest first, and ringed ones; vessels hardly count."""
 
 import numpy as np
 import pytest
@@ -63,3 +63,26 @@ def test_sizes_are_millimetres():
     image[ball((50, 40, 45), 5, 0.6, shape)] += 2
     places, _ = candidates(scan_of(image, spacing=0.6), 5)
     assert np.abs(places[0] - (50, 40, 45)).max() <= 1
+
+
+def test_ringed_places_come_after_bright_ones_and_apart_from_them():
+    image = noise(4)
+    image[ball((20, 20, 20), 5)] += 2
+    image[ball((40, 35, 30), 13)] = 2
+    image[ball((40, 35, 30), 9)] = -1
+    scan = scan_of(image)
+    bright, _ = candidates(scan, 20)
+    places, scales = candidates(scan, 20, 5)
+    assert np.array_equal(places[:20], bright)
+    assert 20 < len(places) == len(scales) <= 25
+    assert np.abs(places[20] - (40, 35, 30)).max() <= 3
+    away = np.linalg.norm(places[20:, None] - bright[None], axis=2)
+    assert away.min() > APART_MM
+
+
+def test_a_scan_may_have_ringed_places_alone():
+    image = np.zeros(SHAPE)
+    image[ball((30, 28, 26), 12) & ~ball((30, 28, 26), 9)] = 2
+    scan = scan_of(image)
+    places, _ = candidates(scan, 1, 3)
+    assert np.abs(places[-1] - (30, 28, 26)).max() <= 3

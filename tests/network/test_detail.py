@@ -158,7 +158,14 @@ def test_where_openvino_fails_pytorch_takes_over(fault, tmp_path, monkeypatch, c
 
 @pytest.mark.parametrize(
     "options",
-    [{"width": 0}, {"most": 0}, {"shift": float("nan")}, {"veto": float("inf")}, {"width": 1000}],
+    [
+        {"width": 0},
+        {"most": 0},
+        {"rings": -1},
+        {"shift": float("nan")},
+        {"veto": float("inf")},
+        {"width": 1000},
+    ],
 )
 def test_impossible_numbers_are_refused(options):
     with pytest.raises(BundleError, match="detail network of width"):

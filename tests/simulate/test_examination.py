@@ -242,10 +242,38 @@ def test_with_the_number_given_slices_are_thick_as_often(anatomy, monkeypatch):
     for number in range(300):
         with pytest.raises(ZeroDivisionError):
             examination._write_case(
-                (Path("none"), examination._Made(3, frozenset(), 4), number, ())
+                (Path("none"), examination._Made(3, frozenset(), 4, None), number, ())
             )
     assert {given["lesions"] for given in asked} == {4}
     assert np.mean([given["thick"] for given in asked]) == pytest.approx(0.3, abs=0.08)
+
+
+def test_a_cohort_without_contrast_has_no_metastasis(map_path, tmp_path):
+    simulate_cohort(tmp_path, cases=2, seed=5, anatomies=[map_path], contrast=False)
+    for number in range(2):
+        assert not nifti.read_labels(tmp_path / f"sim-{number:04d}" / "mask.nii.gz").data.any()
+    assert "contrast absent" in (tmp_path / "simulation.txt").read_text()
+    with pytest.raises(CohortError, match="other settings"):
+        simulate_cohort(tmp_path, cases=2, seed=5, anatomies=[map_path])
+
+
+@pytest.mark.parametrize("contrast", [True, False, None])
+def test_contrast_is_given_as_asked_for(contrast, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "brainmets.simulate.examination.simulate", lambda *_, **given: asked.append(given) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        examination._write_case(
+            (Path("none"), examination._Made(3, frozenset(), None, contrast), 0, ())
+        )
+    assert asked[0]["contrast"] is contrast
+
+
+def test_metastases_that_nobody_could_see_are_refused(tmp_path):
+    with pytest.raises(CohortError, match="without contrast"):
+        simulate_cohort(tmp_path / "sim", cases=1, seed=0, lesions=3, contrast=False)
+    assert not (tmp_path / "sim").exists()
 
 
 @pytest.mark.parametrize("lesions", [-1, 201])

@@ -10,13 +10,17 @@ from brainmets.cohort import Cohort
 from brainmets.config import Recipe
 from brainmets.errors import CohortError, ConfigError
 from brainmets.network import openvino_engine
-from brainmets.network.bundle import SIDE, Detail, Int8
+from brainmets.network.bundle import SIDE, Detail, Int8, write
 from brainmets.network.detail import DetailNet
 from brainmets.network.detail_engine import DetailEngine, verify_detail
 from brainmets.pipeline import DETAIL_MB, Model, analyse, expected_peak_mb, run_by
 from brainmets.training import detail_fit
 from brainmets.training.detail import (
+    MIDDLES,
+    RINGS,
+    SHOWN,
     Schedule,
+    _place_in,
     learning_rate,
     lesion_weights,
     outline_loss,
@@ -27,7 +31,12 @@ from brainmets.training.detail import (
     trained,
     weights_of,
 )
-from brainmets.training.detail_fit import CHECKPOINT, fit, train_model_detail
+from brainmets.training.detail_fit import (
+    CHECKPOINT,
+    fit,
+    model_to_start_from,
+    train_model_detail,
+)
 from stand_ins import Bright, bright_model
 from training_cases import BALLS, prepared_case, write_case
 
@@ -63,6 +72,37 @@ def test_a_source_holds_every_lesion_and_bright_places_that_are_none(data):
         away = np.linalg.norm(case.others[:, None] - np.array(CENTRES)[None], axis=2)
         assert len(case.others) > 20
         assert away.min() > 2  # no place in a lesion
+
+
+def test_a_source_knows_where_lesions_will_be_looked_at(data):
+    for case in data:
+        for voxels, shown in zip(case.lesions, case.shown, strict=True):
+            assert len(shown)
+            assert set(map(tuple, shown.tolist())) <= set(map(tuple, voxels.tolist()))
+
+
+def test_ringed_places_are_learnt_from_too():
+    case = prepared_case(lesions=())
+    image = np.array(case.image)
+    middle = np.array([20, 20, 18])
+    away = sum((axis - c) ** 2 for axis, c in zip(np.ogrid[tuple(map(slice, image.shape))], middle,
+                                                  strict=True))  # fmt: skip
+    image[away <= 36] = 3
+    image[away <= 16] = -1
+    ringed = replace(case, image=image)
+    without, with_them = (source(ringed, RECIPE, 60, rings).others for rings in (0, 10))
+    assert np.abs(without - middle).max(1).min() > 2
+    assert np.abs(with_them - middle).max(1).min() <= 2
+
+
+def test_lesions_are_seen_where_they_will_be_looked_at(data):
+    case = replace(data[0], shown=[np.array([[1, 2, 3]]), *data[0].shown[1:]])
+    rng = np.random.default_rng(0)
+    drawn = [tuple(_place_in(case, 0, rng).tolist()) for _ in range(400)]
+    assert drawn.count((1, 2, 3)) / 400 == pytest.approx(SHOWN, abs=0.08)
+    assert drawn.count(CENTRES[0]) / 400 == pytest.approx(MIDDLES, abs=0.08)
+    never = replace(case, shown=[np.zeros((0, 3), int), *data[0].shown[1:]])
+    assert (1, 2, 3) not in {tuple(_place_in(never, 0, rng).tolist()) for _ in range(100)}
 
 
 def test_the_brain_ends_where_it_does_in_use():
@@ -102,6 +142,20 @@ def test_a_checkpoint_of_another_run_is_refused(data, tmp_path):
         train_detail(data, 1.0, quick(steps=2), tmp_path / "a.pt")
     with pytest.raises(ConfigError, match="other settings"):
         train_detail(data, 1.0, quick(steps=1), tmp_path / "a.pt", learnt_from=["another"])
+
+
+def test_training_begins_with_the_network_it_is_given(data, tmp_path):
+    first = train_detail(data, 1.0, quick(), tmp_path / "first.pt")
+    hardly = quick(steps=1, seed=9, learning_rate=1e-9)
+    on, afresh = (
+        train_detail(data, 1.0, hardly, tmp_path / f"{begun is None}.pt", start=begun)
+        for begun in (first, None)
+    )
+    assert torch.allclose(on.score.weight, first.score.weight, atol=1e-6)
+    assert not torch.allclose(afresh.score.weight, first.score.weight, atol=1e-3)
+    with pytest.raises(ConfigError, match="other settings"):
+        train_detail(data, 1.0, hardly, tmp_path / "False.pt", start=afresh)
+    assert trained(hardly, tmp_path / "False.pt", (), first) is not None
 
 
 def test_a_checkpoint_of_other_places_is_refused(data, tmp_path):
@@ -244,6 +298,38 @@ def test_the_model_gets_it_with_what_it_finds(blind, cohort, tmp_path):
     assert (said["shift"], said["veto"]) == (done.detail.shift, done.detail.veto)
     assert (tmp_path / "work" / CHECKPOINT).is_file()
     assert verify_detail(done, run_by(done, Nothing()).detail) < 2e-3
+    assert "start" not in said
+    assert done.detail.rings == RINGS
+
+
+def test_it_begins_with_the_network_that_a_model_has(blind, cohort, tmp_path):
+    first = replace(blind, name="first", detail=Detail(weights_of(DetailNet(3)), 3))
+    done = train_model_detail(
+        blind, cohort, cohort, tmp_path / "m.brainmets", tmp_path / "work",
+        quick(steps=1, learning_rate=1e-9), start=first,
+    )  # fmt: skip
+    said = done.card["detail"]
+    assert said["start"] == {"model": "first", "detail_network": first.detail.identity()}
+    assert done.detail.width == said["training"]["width"] == 3
+    wanted = first.detail.weights["score.weight"]
+    assert np.allclose(done.detail.weights["score.weight"], wanted, atol=1e-3)
+
+
+def test_where_it_begins_unless_told_otherwise(blind, tmp_path):
+    ready = replace(blind, detail=Detail(weights_of(DetailNet(2)), 2))
+    assert model_to_start_from(blind, None) is None
+    assert model_to_start_from(ready, None) is ready
+    assert model_to_start_from(ready, "none") is None
+    write(ready, tmp_path / "other.brainmets")
+    other = model_to_start_from(blind, str(tmp_path / "other.brainmets"))
+    assert other.detail.identity() == ready.detail.identity()
+
+
+def test_a_start_without_one_is_refused(blind, cohort, tmp_path):
+    with pytest.raises(ConfigError, match="no detail network to start from"):
+        train_model_detail(
+            blind, cohort, cohort, tmp_path / "m.brainmets", tmp_path / "w", quick(), start=blind
+        )
 
 
 def test_false_findings_of_the_other_network_are_vetoed(blind, cohort, tmp_path, monkeypatch):

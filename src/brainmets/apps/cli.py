@@ -199,6 +199,14 @@ def simulate(
     lesions: Annotated[
         int | None, typer.Option(min=0, max=200, help="Metastases in every scan; drawn by default.")
     ] = None,
+    contrast: Annotated[
+        bool | None,
+        typer.Option(
+            "--contrast/--no-contrast",
+            help="Contrast agent in every scan; or in none, and no metastasis. Drawn by default.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
 ) -> None:
     """Make scans whose truth is known, with a cohort table."""
@@ -211,7 +219,7 @@ def simulate(
         simulate_cohort(
             out, cases=cases, seed=seed, anatomies=files_of(anatomy or []),
             without=[Ingredient(part.value) for part in without or ()], lesions=lesions,
-            workers=workers, progress=progress,
+            contrast=contrast, workers=workers, progress=progress,
         )  # fmt: skip
     typer.echo(f"{cases} simulated scans: {out / 'cohort.tsv'}")
 

@@ -186,6 +186,13 @@ def train_detail_network(  # one parameter for each option of the command
     out: Annotated[Path, typer.Option("--out", "-o", help="The .brainmets file to write.")],
     work: Annotated[Path, typer.Option(help="Folder for prepared scans and the checkpoint.")],
     model: Annotated[str, typer.Option(help="The model to add it to.")] = "starter",
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="Model whose second network it begins with; none: random weights. By default that "
+            "of --model, if it has one."
+        ),
+    ] = None,
     validation: Annotated[
         Path | None, typer.Option(help="Scans to choose the rule on; some of the cohort's if none.")
     ] = None,
@@ -194,6 +201,10 @@ def train_detail_network(  # one parameter for each option of the command
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Of 32 places each.")] = 3000,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and draws.")] = 1,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="The highest; 0.002, or half of it where it begins with a network."),
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Stop after this long; started again, it goes on.")
     ] = None,
@@ -211,12 +222,16 @@ def train_detail_network(  # one parameter for each option of the command
     from brainmets.concurrency import use_threads
     from brainmets.network.bundle import find, read
     from brainmets.training.detail import Schedule
-    from brainmets.training.detail_fit import Listeners, train_model_detail
+    from brainmets.training.detail_fit import Listeners, model_to_start_from, train_model_detail
     from brainmets.training.model import split
 
     use_threads(threads)
     cases = read_cohort(cohort)
     learn, check = (cases, read_cohort(validation)) if validation else split(cases)
+    bundle = read(find(model))
+    begun = model_to_start_from(bundle, start)
+    usual = Schedule.learning_rate / (2 if begun else 1)
+    rate = usual if learning_rate is None else learning_rate
     with (
         counted(screen, "preparing") as preparing,
         counted(screen, "looking for bright places") as looking,
@@ -224,8 +239,9 @@ def train_detail_network(  # one parameter for each option of the command
         counted(screen, "choosing") as choosing,
     ):
         done = train_model_detail(
-            read(find(model)), learn.with_masks(), check.with_masks(), out, work,
-            Schedule(steps, seed), workers=workers, false_positives=false_positives,
+            bundle, learn.with_masks(), check.with_masks(), out, work,
+            Schedule(steps, seed, learning_rate=rate), start=begun, workers=workers,
+            false_positives=false_positives,
             target_labels=lesion_labels(target or cases.target_labels),
             most_seconds=math.inf if minutes is None else 60 * minutes,
             listeners=Listeners(preparing, looking, training, choosing),

@@ -2,7 +2,8 @@
 
 Peaks of the image at four scales, ranked by how sharply it falls off in the direction in which it
 falls off least (smallest curvature; Lindeberg 1998, Int J Comput Vis 30:79): a ball has it, a
-vessel or a sheet of dura has hardly any.
+vessel or a sheet of dura has hardly any. Metastases that are dark inside have no peak in their
+middle: what is ringed (:mod:`brainmets.inference.rings`) is taken besides.
 """
 
 import itertools
@@ -13,6 +14,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from brainmets.concurrency import on_threads
+from brainmets.inference.rings import ringed
 from brainmets.preprocess.prepare import Prepared
 
 SIGMAS_MM = (0.8, 1.2, 1.8, 2.7)
@@ -23,17 +25,22 @@ LEAST_CURVATURE = 0.02
 """Of the smoothed Z-scores, per square of its scale."""
 APART_MM, APART_SIGMAS = 2.5, 1.2
 """Of two places nearer to each other than either of these only the sharper one stays."""
+RING_MM = 2.7
+"""What is told as the scale of a ringed place."""
 
 Float32 = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
 
 
-def candidates(prepared: Prepared, most: int) -> tuple[Places, npt.NDArray[np.float64]]:
-    """The sharpest bright places in the brain, sharpest first.
+def candidates(
+    prepared: Prepared, most: int, rings: int = 0
+) -> tuple[Places, npt.NDArray[np.float64]]:
+    """The sharpest bright places in the brain, sharpest first, then those that are ringed.
 
     Args:
         prepared: the scan.
-        most: how many at most.
+        most: bright places at most.
+        rings: ringed places at most, where no bright one is near.
 
     Returns:
         Voxels of ``prepared.volume`` (N, 3), and the scale in mm of each (N,).
@@ -53,7 +60,20 @@ def candidates(prepared: Prepared, most: int) -> tuple[Places, npt.NDArray[np.fl
     sharpness = np.concatenate([found[sigma][1] for sigma in SIGMAS_MM])
     scales = np.repeat(SIGMAS_MM, [len(found[sigma][0]) for sigma in SIGMAS_MM])
     kept = _apart(places * spacing, sharpness, scales, most)
-    return places[kept] + [side.start for side in prepared.box], scales[kept]
+    places, scales = places[kept], scales[kept]
+    if rings:
+        round_ = _away(ringed(image, brain, spacing), places, APART_MM / spacing)[:rings]
+        places = np.concatenate([places, round_])
+        scales = np.concatenate([scales, np.full(len(round_), RING_MM)])
+    return places + [side.start for side in prepared.box], scales
+
+
+def _away(places: Places, others: Places, apart_vox: float) -> Places:
+    """Places that lie further than this from all others."""
+    if not len(others):
+        return places
+    away, _ = cKDTree(others).query(places) if len(places) else (np.zeros(0), None)
+    return places[away > apart_vox]
 
 
 def _peaks(image: Float32, brain: npt.NDArray[np.bool_], sigma: float) -> tuple[Places, Float32]:

@@ -191,7 +191,7 @@ def look_closely(prepared: Prepared, detail: DetailEngine, pyramid: Pyramid) -> 
     """
     shape = prepared.volume.grid.shape
     low = np.array([side.start for side in prepared.box])
-    places, _ = candidates(prepared, detail.most)
+    places, _ = candidates(prepared, detail.most, detail.rings)
     odds = _log_odds(detail, pyramid, places - low) - np.float32(detail.shift)
     likely = odds >= LEAST
     places, odds = places[likely], odds[likely]

@@ -63,7 +63,8 @@ class Detail:
     Attributes:
         weights: name → array, as float16 or float32; see ``brainmets.network.detail``.
         width: channels at full resolution.
-        most: places that it is shown of a scan.
+        most: bright places that it is shown of a scan.
+        rings: places with a bright shell around them that it is shown besides.
         shift: taken off the log odds of bright places: it learns from more metastases than there
             are.
         veto: log odds below which a small finding of the other network is dropped; None: never.
@@ -74,6 +75,7 @@ class Detail:
     weights: Tensors = field(repr=False)
     width: int = 16
     most: int = 250
+    rings: int = 0
     shift: float = 0.0
     veto: float | None = None
     example: Tensors = field(default_factory=dict, repr=False)
@@ -81,15 +83,20 @@ class Detail:
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         finite = all(map(math.isfinite, (self.shift, self.veto or 0.0)))
-        if not (1 <= self.width <= 256 and 1 <= self.most <= 10_000 and finite):
+        shown = 1 <= self.most <= 10_000 and 0 <= self.rings <= 10_000
+        if not (1 <= self.width <= 256 and shown and finite):
             raise BundleError(
-                f"detail network of width {self.width}, {self.most} places, shift {self.shift}, "
-                f"veto {self.veto}; expected 1 to 256, 1 to 10000, and numbers"
+                f"detail network of width {self.width}, {self.most} and {self.rings} places, shift "
+                f"{self.shift}, veto {self.veto}; expected 1 to 256, 1 to 10000, 0 to 10000, and "
+                "numbers"
             )
 
     def settings(self) -> dict[str, Any]:
         """All of it but its weights and example."""
-        return {"width": self.width, "most": self.most, "shift": self.shift, "veto": self.veto}
+        return {
+            "width": self.width, "most": self.most, "rings": self.rings, "shift": self.shift,
+            "veto": self.veto,
+        }  # fmt: skip
 
     def identity(self) -> str:
         """SHA-256 of everything that its word depends on."""
@@ -315,19 +322,21 @@ def without_findings(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _detail_card(detail: Detail) -> dict[str, Any]:
-    return {name: value for name, value in detail.settings().items() if value is not None}
+    said = {name: value for name, value in detail.settings().items() if value is not None}
+    return said if detail.rings else {k: v for k, v in said.items() if k != "rings"}
 
 
 def _detail(card: Any, tensors: Tensors) -> Detail:
-    unknown = card.keys() - {"width", "most", "shift", "veto"}
+    unknown = card.keys() - {"width", "most", "rings", "shift", "veto"}
     if unknown:
         raise BundleError(
             f"it says {', '.join(sorted(unknown))} of its detail network, which is not known here; "
             "update brainmets"
         )
-    width, most, shift, veto = card["width"], card["most"], card["shift"], card.get("veto")
+    width, most, rings = card["width"], card["most"], card.get("rings", 0)
+    shift, veto = card["shift"], card.get("veto")
     fit = type(shift) in (int, float) and type(veto) in (int, float, type(None))
-    if not (type(width) is int and type(most) is int and fit):
+    if not (fit and all(type(number) is int for number in (width, most, rings))):
         raise BundleError("what it says of its detail network is damaged; expected numbers")
     example = {
         name.removeprefix(OF_EXAMPLE): values
@@ -336,7 +345,7 @@ def _detail(card: Any, tensors: Tensors) -> Detail:
     }
     weights = {name: v for name, v in tensors.items() if not name.startswith(OF_EXAMPLE)}
     veto = None if veto is None else float(veto)
-    return Detail(weights, width, most, float(shift), veto, example)
+    return Detail(weights, width, most, rings, float(shift), veto, example)
 
 
 def _int8_card(int8: Int8) -> dict[str, Any]:

@@ -36,16 +36,18 @@ class DetailEngine:
     """Runs the detail network of a bundle.
 
     Attributes:
-        most: places that it is shown of a scan.
-        shift: to be taken off the log odds of bright places.
+        most: bright places that it is shown of a scan.
+        shift: to be taken off the log odds of places that it is shown.
         see: the network.
         veto: log odds below which a small finding of the other network is dropped; None: never.
+        rings: ringed places that it is shown besides.
     """
 
     most: int
     shift: float
     see: See
     veto: float | None = None
+    rings: int = 0
 
     def log_odds(self, patches: Float32) -> Float32:
         """That a place is a metastasis: (N, 3, 24, 24, 24) → (N,).
@@ -94,9 +96,10 @@ def detail_engine(bundle: Bundle, beside: str, *, prove: bool = True) -> DetailE
     on_torch = _OnTorch(bundle, detail, device)
     if not beside.startswith("openvino"):
         on_torch.load()
-        return DetailEngine(detail.most, detail.shift, on_torch, detail.veto)
+        return DetailEngine(detail.most, detail.shift, on_torch, detail.veto, detail.rings)
     fast = _OnOpenVino(bundle.name, detail)
-    engine = DetailEngine(detail.most, detail.shift, _Careful(fast, on_torch), detail.veto)
+    careful = _Careful(fast, on_torch)
+    engine = DetailEngine(detail.most, detail.shift, careful, detail.veto, detail.rings)
     if not prove or not detail.example or fast.is_proved():
         detail_graph(bundle.name, detail, COUNT, outlined=True)  # refuses foreign tensors
         return engine

@@ -113,7 +113,7 @@ def _draw_count(rng: np.random.Generator, *, large: bool) -> int:
     return 0 if rng.random() < 1 / 7 else int(min(25, 1 + rng.geometric(0.16)))
 
 
-def simulate_cohort(
+def simulate_cohort(  # noqa: PLR0913  # what every case has in common, and whom to tell
     out: Path,
     *,
     cases: int,
@@ -121,6 +121,7 @@ def simulate_cohort(
     anatomies: Sequence[Path] = (),
     without: Collection[Ingredient] = (),
     lesions: int | None = None,
+    contrast: bool | None = None,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> None:
@@ -136,21 +137,26 @@ def simulate_cohort(
         anatomies: label maps to draw from; none means the embedded head.
         without: what is left out of every case.
         lesions: how many metastases each case has, as far as there is room; None draws it.
+        contrast: whether contrast agent was given; None draws it. Without, there is no metastasis.
         workers: processes to use.
         progress: called with (done, total).
 
     Raises:
-        CohortError: ``cases`` is below 1 or ``lesions`` outside 0 to 200, or the folder holds a
-            cohort of other settings.
+        CohortError: ``cases`` is below 1 or ``lesions`` outside 0 to 200, or metastases are asked
+            for without contrast, or the folder holds a cohort of other settings.
         WriteError: the folder cannot be written to.
     """
     if cases < 1:
         raise CohortError(f"cannot simulate {cases} cases; ask for at least 1")
     if lesions is not None and not 0 <= lesions <= MOST_LESIONS:
         raise CohortError(f"cannot simulate {lesions} metastases; ask for 0 to {MOST_LESIONS}")
+    if lesions and contrast is False:
+        raise CohortError(
+            f"{lesions} metastases in scans without contrast, where none would show; ask for 0"
+        )
     require_writable(out)
     sweep(out)
-    made = _Made(seed, frozenset(without), lesions)
+    made = _Made(seed, frozenset(without), lesions, contrast)
     _claim(out, made, anatomies)
     try:
         with in_order(workers) as run, TemporaryDirectory() as placed:
@@ -173,6 +179,7 @@ class _Made:
     seed: int
     without: frozenset[Ingredient]
     lesions: int | None
+    contrast: bool | None
 
 
 def _claim(out: Path, made: _Made, anatomies: Sequence[Path]) -> None:
@@ -187,6 +194,8 @@ def _claim(out: Path, made: _Made, anatomies: Sequence[Path]) -> None:
         text += f"without {' '.join(sorted(made.without))}\n"
     if made.lesions is not None:
         text += f"lesions {made.lesions}\n"
+    if made.contrast is not None:
+        text += f"contrast {'given' if made.contrast else 'absent'}\n"
     if note.is_file() and note.read_text(encoding="utf-8") != text:
         raise CohortError(f"{out.name}: holds a cohort of other settings; choose an empty folder")
     with whole_file(note) as temporary:
@@ -215,7 +224,10 @@ def _write_case(job: tuple[Path, _Made, int, tuple[Path, ...]]) -> None:
     rng = np.random.default_rng(np.random.SeedSequence(made.seed, spawn_key=(number,)))
     anatomy = _load(anatomies[number % len(anatomies)]) if anatomies else embedded_head()
     thick = None if made.lesions is None else rng.random() < THICK_SHARE
-    examination = simulate(anatomy, rng, lesions=made.lesions, thick=thick, without=made.without)
+    examination = simulate(
+        anatomy, rng, lesions=made.lesions, thick=thick, contrast=made.contrast,
+        without=made.without,
+    )  # fmt: skip
     with whole_folder(folder) as temporary:
         nifti.write(examination.scan, temporary / "t1c.nii.gz")
         nifti.write(examination.mask, temporary / "mask.nii.gz")

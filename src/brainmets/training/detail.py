@@ -1,8 +1,8 @@
 """Training the detail network: places of prepared scans, half of them easily mistaken.
 
-It learns from every lesion, around its centre or anywhere in it, and from the bright places
-(:mod:`brainmets.inference.candidates`) that are none; of these, those that it last mistook come
-more often (hard negatives). Outlines are learnt on lesions alone.
+It learns from every lesion, around its centre, where it will be looked at, or anywhere in it, and
+from the bright and ringed places (:mod:`brainmets.inference.candidates`) that are none; of these,
+those that it last mistook come more often (hard negatives). Outlines are learnt on lesions alone.
 """
 
 import json
@@ -27,7 +27,7 @@ from brainmets.errors import CohortError, ConfigError, RunError
 from brainmets.inference.candidates import APART_SIGMAS, candidates
 from brainmets.inference.details import Pyramid
 from brainmets.io.storage import whole_file
-from brainmets.network.bundle import SIDE
+from brainmets.network.bundle import SIDE, weights_digest
 from brainmets.network.detail import DetailNet
 from brainmets.preprocess.prepare import bounding_box
 from brainmets.training.store import PreparedCase
@@ -36,6 +36,10 @@ from brainmets.training.validation import as_in_use
 CHECKPOINT_EVERY, REPORT_EVERY = 100, 25
 LARGE_MM, LARGE_WEIGHT = 11.5, 0.4
 """Lesions from this equivalent diameter on are drawn less often: the other network sees them."""
+MIDDLES, SHOWN = 0.5, 0.3
+"""How often a lesion is seen at its middle, and at a place that will be looked at."""
+RINGS = 50
+"""Ringed places that a network is shown of a scan."""
 SHIFTED_VOX = 2
 """How far off a patch's centre its place may lie."""
 LESION_COST, SOFT = 5.0, 5.0
@@ -85,12 +89,14 @@ class Source:
         pyramid: its image.
         labels: lesions 1…n, padded by half a patch.
         lesions: voxels of each lesion (n arrays (N, 3)).
-        others: bright places that are no lesion (N, 3).
+        shown: places in each lesion that will be looked at (n arrays (N, 3)).
+        others: such places that are no lesion (N, 3).
     """
 
     pyramid: Pyramid
     labels: npt.NDArray[np.uint8]
     lesions: list[npt.NDArray[np.int64]]
+    shown: list[npt.NDArray[np.int64]]
     others: npt.NDArray[np.int64]
 
 
@@ -109,6 +115,7 @@ def sources(
     cases: Sequence[PreparedCase],
     recipe: Recipe,
     most: int,
+    rings: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Source]:
     """All cases in memory, about 25 MB each, their bright places found.
@@ -117,13 +124,14 @@ def sources(
         cases: of the prepared store.
         recipe: they were prepared by.
         most: bright places of each.
+        rings: ringed places of each.
         progress: called with (done, total).
     """
     found: dict[int, Source] = {}
     in_turn = Lock()
 
     def one(number: int) -> None:
-        made = source(cases[number], recipe, most)
+        made = source(cases[number], recipe, most, rings)
         with in_turn:
             found[number] = made
             if progress:
@@ -133,12 +141,12 @@ def sources(
     return [found[number] for number in range(len(cases))]
 
 
-def source(case: PreparedCase, recipe: Recipe, most: int) -> Source:
+def source(case: PreparedCase, recipe: Recipe, most: int, rings: int = 0) -> Source:
     """One case, its brain mask grown by the recipe's margin as in use."""
     whole = as_in_use(case, recipe)
     prepared = replace(whole, box=bounding_box(whole.brain.data))
     labels = np.asarray(case.labels[:], np.uint8)
-    places, scales = candidates(prepared, most)
+    places, scales = candidates(prepared, most, rings)
     reach = np.maximum(1, np.rint(APART_SIGMAS * scales / recipe.spacing_mm)).astype(int)
     free = [
         not labels[tuple(slice(max(n - r, 0), n + r + 1) for n in place)].any()
@@ -146,9 +154,15 @@ def source(case: PreparedCase, recipe: Recipe, most: int) -> Source:
     ]
     where = np.argwhere(labels)
     owner = labels[tuple(where.T)]
-    kept = [where[owner == n] for n in np.unique(owner)]
-    pyramid = Pyramid(np.asarray(whole.volume.data, np.float32), np.float16)
-    return Source(pyramid, np.pad(labels, SIDE // 2), kept, places[np.array(free, bool)])
+    numbers = np.unique(owner)
+    at = labels[tuple(places.T)]
+    return Source(
+        Pyramid(np.asarray(whole.volume.data, np.float32), np.float16),
+        np.pad(labels, SIDE // 2),
+        [where[owner == n] for n in numbers],
+        [places[at == n] for n in numbers],
+        places[np.array(free, bool)],
+    )
 
 
 def train_detail(
@@ -157,19 +171,21 @@ def train_detail(
     schedule: Schedule,
     checkpoint: Path,
     *,
+    start: DetailNet | None = None,
     learnt_from: Sequence[str] = (),
     most_seconds: float = math.inf,
     progress: Progress | None = None,
 ) -> DetailNet | None:
     """A network in evaluation mode; None if time ran out: started again, it goes on.
 
-    A function of data, schedule and seed: bit for bit on one machine, in however many legs.
+    A function of data, schedule, seed and start: bit for bit on one machine, in however many legs.
 
     Args:
         data: to draw from.
         spacing_mm: of its voxels.
         schedule: how long, from which seed.
         checkpoint: its state; made if absent.
+        start: network whose weights it begins with, of the schedule's width; None: random ones.
         learnt_from: names of the data, which a checkpoint must have in common with it.
         most_seconds: after this long it stops at a checkpoint.
         progress: called every 25 steps with (done, total, mean loss).
@@ -186,8 +202,8 @@ def train_detail(
             f"{len(lesions)} lesions and {len(others)} bright places without one; both are needed"
         )
     weights = lesion_weights(lesions, spacing_mm)
-    settings = _settings(schedule, learnt_from)
-    run = _start(schedule, len(others))
+    settings = _settings(schedule, learnt_from, start)
+    run = _start(schedule, len(others), start)
     if checkpoint.is_file():
         _resume(run, checkpoint, settings)
         if len(run.hardness) != len(others):
@@ -208,7 +224,12 @@ def train_detail(
     return run.network.eval()
 
 
-def trained(schedule: Schedule, checkpoint: Path, learnt_from: Sequence[str]) -> DetailNet | None:
+def trained(
+    schedule: Schedule,
+    checkpoint: Path,
+    learnt_from: Sequence[str],
+    start: DetailNet | None = None,
+) -> DetailNet | None:
     """The network of a run that has come to its end, which needs no data; None before.
 
     Raises:
@@ -217,13 +238,14 @@ def trained(schedule: Schedule, checkpoint: Path, learnt_from: Sequence[str]) ->
     if not checkpoint.is_file():
         return None
     run = _start(schedule, 0)
-    _resume(run, checkpoint, _settings(schedule, learnt_from))
+    _resume(run, checkpoint, _settings(schedule, learnt_from, start))
     return run.network.eval() if run.step == schedule.steps else None
 
 
-def _settings(schedule: Schedule, learnt_from: Sequence[str]) -> str:
+def _settings(schedule: Schedule, learnt_from: Sequence[str], start: DetailNet | None) -> str:
     """What a checkpoint must have in common with the run that goes on from it."""
-    return json.dumps([asdict(schedule), *learnt_from])
+    begun = weights_digest(weights_of(start)) if start else None
+    return json.dumps([asdict(schedule), begun, *learnt_from])
 
 
 def lesion_weights(
@@ -236,10 +258,12 @@ def lesion_weights(
     return np.asarray(weights / weights.sum())
 
 
-def _start(schedule: Schedule, others: int) -> Run:
+def _start(schedule: Schedule, others: int, start: DetailNet | None = None) -> Run:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(schedule.seed)
         network = DetailNet(schedule.width)
+    if start:
+        network.load_state_dict(start.state_dict())
     network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(network.parameters(), schedule.learning_rate, weight_decay=1e-3)
     return Run(network, optimiser, np.ones(others, np.float32))
@@ -267,7 +291,7 @@ def _learn(
         rng.choice(len(others), schedule.others - hard),
         rng.choice(len(others), hard, p=odds / odds.sum()),
     ])  # fmt: skip
-    places = [(case, _place_in(case.lesions[n], rng)) for case, n in (lesions[i] for i in chosen)]
+    places = [(case, _place_in(case, n, rng)) for case, n in (lesions[i] for i in chosen)]
     places += [others[i] for i in drawn]
     patches, outlines = patches_of(places, schedule.lesions, rng)
     for group in run.optimiser.param_groups:
@@ -289,11 +313,14 @@ def _learn(
     run.step += 1
 
 
-def _place_in(voxels: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """A lesion's middle, or any of its voxels."""
-    if rng.random() < 0.6:
+def _place_in(case: Source, number: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """A lesion's middle, a place in it that will be looked at, or any of its voxels."""
+    voxels, shown = case.lesions[number], case.shown[number]
+    kind = rng.random()
+    if kind < MIDDLES:
         return np.asarray(np.rint(voxels.mean(0)), np.int64)
-    return np.asarray(voxels[rng.integers(len(voxels))], np.int64)
+    some = shown if kind < MIDDLES + SHOWN and len(shown) else voxels
+    return np.asarray(some[rng.integers(len(some))], np.int64)
 
 
 def patches_of(

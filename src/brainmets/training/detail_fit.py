@@ -9,24 +9,26 @@ from typing import Any
 from brainmets.cohort import Cohort
 from brainmets.concurrency import on_threads
 from brainmets.config import to_mapping
-from brainmets.errors import CohortError
+from brainmets.errors import CohortError, ConfigError
 from brainmets.inference.details import add, drop, judge, look_closely, pyramid_of
 from brainmets.inference.predict import predict
 from brainmets.io.storage import require_writable
-from brainmets.network.bundle import Bundle, Detail, read, write
+from brainmets.network.bundle import Bundle, Detail, find, read, write
 from brainmets.network.choice import Wanted, choose_engine
+from brainmets.network.detail import build_detail
 from brainmets.network.detail_engine import DetailEngine, detail_engine, example_of
 from brainmets.preprocess.prepare import Prepared, restore
-from brainmets.training.detail import Schedule, sources, train_detail, trained, weights_of
+from brainmets.training.beginning import RANDOM
+from brainmets.training.detail import RINGS, Schedule, sources, train_detail, trained, weights_of
 from brainmets.training.preparing import prepare_cohort
 from brainmets.training.rules import LOWS, Candidate, Tally, best_rule, candidates, worth
 from brainmets.training.store import ENTRIES
 from brainmets.training.tune import prepared_of, reference_of
 from brainmets.volume import Volume, on_grid
 
-SHIFTS = (0.0, 1.0, 2.0, 3.0, 4.0)
+SHIFTS = (0.0, 1.0, 2.0, 3.0)
 """Taken off the log odds of bright places."""
-VETOES = (None, -1.0, 0.0, 1.0, 2.0)
+VETOES = (None, 0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 """Log odds below which small findings of the other network are dropped."""
 TOGETHER = 2
 """Settings that are tried at a time: each takes a copy of the scan's probabilities and labels."""
@@ -60,6 +62,7 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
     work: Path,
     schedule: Schedule,
     *,
+    start: Bundle | None = None,
     workers: int = 1,
     false_positives: float | None = None,
     target_labels: Collection[int] | None = None,
@@ -76,7 +79,8 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
         check: cases with masks to choose veto, shift and decision rule on.
         out: the ``.brainmets`` file to write.
         work: holds the prepared store and the checkpoint.
-        schedule: how it is trained.
+        schedule: how it is trained; its width is the start's, if there is one.
+        start: a model with a detail network, whose weights it begins with; None: random ones.
         workers: processes that prepare scans.
         false_positives: see :func:`brainmets.training.rules.best_rule`.
         target_labels: labels of the masks that are lesion; None: all above 0.
@@ -85,22 +89,29 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
 
     Raises:
         CohortError: no case, or nothing to learn from.
-        ConfigError: a checkpoint of a run of other settings.
+        ConfigError: a start without a detail network, or a checkpoint of a run of other settings.
         WriteError: ``out`` or ``work`` cannot be written to.
     """
     if not len(check):
         raise CohortError("no case with a mask to choose the decision rule on")
     require_writable(out.parent)
     tell = listeners or Listeners()
+    begun = None
+    if start:
+        if start.detail is None:
+            raise ConfigError(f"{start.name} has no detail network to start from")
+        begun = build_detail(start, start.detail)
+        schedule = replace(schedule, width=start.detail.width)
     prepared = prepare_cohort(
         learn, bundle.recipe, work / ENTRIES, target_labels=target_labels, workers=workers,
         progress=tell.preparing,
     )  # fmt: skip
-    blank = Detail({}, schedule.width)
+    blank = Detail({}, schedule.width, rings=RINGS)
     keys, checkpoint = [case.key for case in prepared], work / CHECKPOINT
-    network = trained(schedule, checkpoint, keys) or train_detail(
-        sources(prepared, bundle.recipe, blank.most, tell.looking), bundle.recipe.spacing_mm,
-        schedule, checkpoint, learnt_from=keys, most_seconds=most_seconds, progress=tell.training,
+    network = trained(schedule, checkpoint, keys, begun) or train_detail(
+        sources(prepared, bundle.recipe, blank.most, blank.rings, tell.looking),
+        bundle.recipe.spacing_mm, schedule, checkpoint, start=begun, learnt_from=keys,
+        most_seconds=most_seconds, progress=tell.training,
     )  # fmt: skip
     if network is None:
         return None
@@ -108,10 +119,29 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
     fitted, said = fit(ready, check, tell.choosing, target_labels=target_labels,
                        false_positives=false_positives)  # fmt: skip
     kept = {name: words for name, words in bundle.card.items() if name not in OF_THE_RULE}
-    card = {**kept, "detail": {**said, "training": asdict(schedule), "cases": len(learn)}}
+    training = {"cases": len(learn), "training": asdict(schedule)}
+    if start and start.detail:
+        begun_with = {"model": start.name, "detail_network": start.detail.identity()}
+        training["start"] = begun_with
+    card = {**kept, "detail": {**said, **training}}
     int8 = bundle.int8 and replace(bundle.int8, is_default=False)
     write(replace(fitted, name=out.stem, card=card, int8=int8, temperature=1.0), out)
     return read(out)
+
+
+def model_to_start_from(bundle: Bundle, start: str | None) -> Bundle | None:
+    """The model whose detail network training begins with; None: it begins with none.
+
+    Args:
+        bundle: the model that gets one; its own is taken where nothing is said.
+        start: a model's name or file, or :data:`brainmets.training.beginning.RANDOM`.
+
+    Raises:
+        BundleError: no such model.
+    """
+    if start is None:
+        return bundle if bundle.detail else None
+    return None if start == RANDOM else read(find(start))
 
 
 def _with_example(bundle: Bundle) -> Bundle:
