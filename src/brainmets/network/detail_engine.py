@@ -217,7 +217,8 @@ class _OnTorch:
         import torch
 
         network = self.load()
-        with torch.inference_mode():
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with torch.inference_mode(), exact:  # TF32's ten bits may decide a veto otherwise
             batch = torch.from_numpy(patches).to(self.device)
             odds, outlines = network(batch, outlined=None if outlined else 0)
             seen = torch.sigmoid(outlines).cpu().numpy() if outlined else None

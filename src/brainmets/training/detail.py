@@ -11,9 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from pickle import UnpicklingError
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +24,10 @@ from brainmets.config import Recipe
 from brainmets.errors import CohortError, ConfigError, RunError
 from brainmets.inference.candidates import APART_SIGMAS, candidates
 from brainmets.inference.details import Pyramid
-from brainmets.io.storage import whole_file
 from brainmets.network.bundle import SIDE, weights_digest
 from brainmets.network.detail import DetailNet
 from brainmets.preprocess.prepare import bounding_box
+from brainmets.training.checkpoints import read_checkpoint, write_checkpoint
 from brainmets.training.store import PreparedCase
 from brainmets.training.validation import as_in_use
 
@@ -369,29 +367,15 @@ def outline_loss(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def _save(run: Run, checkpoint: Path, settings: str) -> None:
-    with whole_file(checkpoint) as temporary, temporary.open("wb") as file:
-        torch.save(
-            {
-                "settings": settings, "step": run.step, "losses": run.losses,
-                "hardness": torch.from_numpy(run.hardness),
-                "network": run.network.state_dict(), "optimiser": run.optimiser.state_dict(),
-            },
-            file,
-        )  # fmt: skip
+    state = {
+        "step": run.step, "losses": run.losses, "hardness": torch.from_numpy(run.hardness),
+        "network": run.network.state_dict(), "optimiser": run.optimiser.state_dict(),
+    }  # fmt: skip
+    write_checkpoint(checkpoint, settings, state)
 
 
 def _resume(run: Run, checkpoint: Path, settings: str) -> None:
-    try:
-        saved: dict[str, Any] = torch.load(checkpoint, weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-        raise ConfigError(
-            f"{checkpoint.name}: damaged, or no checkpoint; delete it to start over"
-        ) from error
-    if saved["settings"] != settings:
-        raise ConfigError(
-            f"{checkpoint.name}: holds a run of other settings or cases; choose another folder, or "
-            "delete it to start over"
-        )
+    saved = read_checkpoint(checkpoint, lambda held: bool(held == settings))
     run.network.load_state_dict(saved["network"])
     run.optimiser.load_state_dict(saved["optimiser"])
     run.step, run.losses = saved["step"], saved["losses"]

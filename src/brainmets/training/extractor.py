@@ -26,6 +26,7 @@ from brainmets.io.storage import whole_file, write_json
 from brainmets.network.strip_sizes import StripSizes
 from brainmets.network.synthstrip import SynthStrip
 from brainmets.training.chance import Chance
+from brainmets.training.checkpoints import read_checkpoint, write_checkpoint
 from brainmets.training.extractor_scores import measure
 from brainmets.training.heads import FURTHEST_MM, Head, read_heads
 from brainmets.training.synthetic_heads import Example, Frame, draw
@@ -355,26 +356,15 @@ def distance_loss(predicted: Tensor, distances: Tensor, seen: Tensor) -> Tensor:
 
 
 def _save(run: Run, checkpoint: Path, settings: str) -> None:
-    with whole_file(checkpoint) as temporary, temporary.open("wb") as file:
-        torch.save(
-            {
-                "settings": settings,
-                "step": run.step,
-                "losses": run.losses,
-                "network": run.network.state_dict(),
-                "optimiser": run.optimiser.state_dict(),
-            },
-            file,
-        )
+    state = {
+        "step": run.step, "losses": run.losses,
+        "network": run.network.state_dict(), "optimiser": run.optimiser.state_dict(),
+    }  # fmt: skip
+    write_checkpoint(checkpoint, settings, state)
 
 
 def _resume(run: Run, checkpoint: Path, settings: str) -> None:
-    saved: dict[str, Any] = torch.load(checkpoint, weights_only=True)
-    if saved["settings"] != settings:
-        raise ConfigError(
-            f"{checkpoint.name}: holds a run of other settings or heads; choose another output, "
-            "or delete it to start over"
-        )
+    saved = read_checkpoint(checkpoint, lambda held: bool(held == settings))
     run.network.load_state_dict(saved["network"])
     run.optimiser.load_state_dict(saved["optimiser"])
     run.step, run.losses = saved["step"], saved["losses"]

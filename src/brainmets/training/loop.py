@@ -21,12 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from brainmets.config import Architecture, Recipe, Tiling, Training, to_mapping
-from brainmets.errors import ConfigError, RunError
+from brainmets.errors import RunError
 from brainmets.io.storage import whole_file
 from brainmets.network.torch_engine import TorchEngine
 from brainmets.network.unet import UNet
 from brainmets.training.augment import Batch
 from brainmets.training.board import FOLDER, Board
+from brainmets.training.checkpoints import read_checkpoint, write_checkpoint
 from brainmets.training.deep import DeepHeads, coarser, total
 from brainmets.training.loss import (
     blob_dice,
@@ -518,31 +519,26 @@ def _settle(network: UNet, batches: Iterable[Batch], training: Training, device:
 
 
 def _save(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None:
-    with whole_file(checkpoint) as temporary, temporary.open("wb") as file:
-        torch.save(
-            {
-                "settings": dict(settings),
-                "step": state.step,
-                "losses": state.losses,
-                "checked": {step: vars(seen) for step, seen in state.checked.items()},
-                "best": state.best and vars(state.best),
-                "network": state.network.state_dict(),
-                "average": state.average.state_dict(),
-                "optimiser": state.optimiser.state_dict(),
-                "heads": state.heads.state_dict(),
-            },
-            file,
-        )
+    held = {
+        "step": state.step,
+        "losses": state.losses,
+        "checked": {step: vars(seen) for step, seen in state.checked.items()},
+        "best": state.best and vars(state.best),
+        "network": state.network.state_dict(),
+        "average": state.average.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "heads": state.heads.state_dict(),
+    }
+    write_checkpoint(checkpoint, dict(settings), held)
 
 
 def _resume(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None:
-    saved: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    of_then = saved["settings"]["training"]  # settings that are newer than it have their defaults
-    if saved["settings"] | {"training": to_mapping(Training()) | of_then} != settings:
-        raise ConfigError(
-            f"{checkpoint.name}: holds a run of other settings or cases; "
-            "choose another output, or delete it to start over"
-        )
+
+    def is_mine(held: dict[str, Any]) -> bool:
+        of_then = held["training"]  # settings that are newer than it have their defaults
+        return bool(held | {"training": to_mapping(Training()) | of_then} == settings)
+
+    saved = read_checkpoint(checkpoint, is_mine)
     state.network.load_state_dict(saved["network"])
     state.average.load_state_dict(saved["average"])
     state.optimiser.load_state_dict(saved["optimiser"])
