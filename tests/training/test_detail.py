@@ -19,6 +19,7 @@ from brainmets.training.detail import (
     MIDDLES,
     RINGS,
     SHOWN,
+    Beginning,
     Schedule,
     _place_in,
     learning_rate,
@@ -27,6 +28,7 @@ from brainmets.training.detail import (
     patches_of,
     source,
     sources,
+    survey,
     train_detail,
     trained,
     weights_of,
@@ -149,13 +151,48 @@ def test_training_begins_with_the_network_it_is_given(data, tmp_path):
     hardly = quick(steps=1, seed=9, learning_rate=1e-9)
     on, afresh = (
         train_detail(data, 1.0, hardly, tmp_path / f"{begun is None}.pt", start=begun)
-        for begun in (first, None)
+        for begun in (Beginning(first), None)
     )
     assert torch.allclose(on.score.weight, first.score.weight, atol=1e-6)
     assert not torch.allclose(afresh.score.weight, first.score.weight, atol=1e-3)
     with pytest.raises(ConfigError, match="other settings"):
-        train_detail(data, 1.0, hardly, tmp_path / "False.pt", start=afresh)
+        train_detail(data, 1.0, hardly, tmp_path / "False.pt", start=Beginning(afresh))
     assert trained(hardly, tmp_path / "False.pt", (), first) is not None
+
+
+def test_places_that_the_first_network_mistakes_come_more_often(data, tmp_path):
+    first = train_detail(data, 1.0, quick(), tmp_path / "first.pt")
+    count = sum(len(case.others) for case in data)
+    hard = np.full(count, 0.01, np.float32)
+    hard[7] = 3
+    asked, drawn = [], []
+
+    def told():
+        asked.append(1)
+        return hard.copy()
+
+    def remembers(places, outlined, rng):
+        drawn.extend(tuple(place) for _, place in places[outlined:])
+        return patches_of(places, outlined, rng)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("brainmets.training.detail.patches_of", remembers)
+        schedule = quick(steps=6, others=20, learning_rate=1e-9)
+        beginning = Beginning(first, told)
+        while train_detail(data, 1.0, schedule, tmp_path / "a.pt", start=beginning,
+                           most_seconds=0.01) is None:  # fmt: skip
+            pass
+    assert asked == [1]  # once, in however many legs
+    places = [tuple(place) for case in data for place in case.others]
+    assert drawn.count(places[7]) > 5 * len(drawn) / count
+
+
+def test_a_survey_is_the_cost_of_every_place(data):
+    told = []
+    costs = survey(data, lambda patches: patches[:, 0, 12, 12, 12], lambda *m: told.append(m))
+    centres = np.concatenate([case.pyramid.around(case.others)[:, 0, 12, 12, 12] for case in data])
+    assert np.allclose(costs, np.log1p(np.exp(centres)).clip(0.01, 3), atol=1e-5)
+    assert told == [(1, 2), (2, 2)]
 
 
 def test_a_checkpoint_of_other_places_is_refused(data, tmp_path):
@@ -273,7 +310,7 @@ def blind(monkeypatch, tmp_path):
 
 
 def test_the_model_gets_it_with_what_it_finds(blind, cohort, tmp_path):
-    looked, told = [], []
+    looked, told, surveyed = [], [], []
     out = tmp_path / "model.brainmets"
     ready = replace(blind, int8=Int8({"head": (1.0,)}, is_default=True), card={
         "trained_on": "nothing", "int8": {"is_default": True}, "results": {"lesion_f1": 0.9}
@@ -283,6 +320,7 @@ def test_the_model_gets_it_with_what_it_finds(blind, cohort, tmp_path):
         quick(steps=60, lesions=4, others=8, width=4),
         listeners=detail_fit.Listeners(
             looking=lambda *moment: looked.append(moment),
+            surveying=lambda *moment: surveyed.append(moment),
             choosing=lambda *moment: told.append(moment),
         ),
     )  # fmt: skip
@@ -299,15 +337,19 @@ def test_the_model_gets_it_with_what_it_finds(blind, cohort, tmp_path):
     assert (tmp_path / "work" / CHECKPOINT).is_file()
     assert verify_detail(done, run_by(done, Nothing()).detail) < 2e-3
     assert "start" not in said
+    assert not surveyed  # by nobody: it begins with random weights
     assert done.detail.rings == RINGS
 
 
 def test_it_begins_with_the_network_that_a_model_has(blind, cohort, tmp_path):
+    surveyed = []
     first = replace(blind, name="first", detail=Detail(weights_of(DetailNet(3)), 3))
     done = train_model_detail(
         blind, cohort, cohort, tmp_path / "m.brainmets", tmp_path / "work",
         quick(steps=1, learning_rate=1e-9), start=first,
+        listeners=detail_fit.Listeners(surveying=lambda *moment: surveyed.append(moment)),
     )  # fmt: skip
+    assert surveyed[-1] == (3, 3)
     said = done.card["detail"]
     assert said["start"] == {"model": "first", "detail_network": first.detail.identity()}
     assert done.detail.width == said["training"]["width"] == 3

@@ -235,6 +235,7 @@ def train_detail_network(  # one parameter for each option of the command
     with (
         counted(screen, "preparing") as preparing,
         counted(screen, "looking for bright places") as looking,
+        counted(screen, "looking for mistakes") as surveying,
         loss_line(screen, "training") as training,
         counted(screen, "choosing") as choosing,
     ):
@@ -244,7 +245,7 @@ def train_detail_network(  # one parameter for each option of the command
             false_positives=false_positives,
             target_labels=lesion_labels(target or cases.target_labels),
             most_seconds=math.inf if minutes is None else 60 * minutes,
-            listeners=Listeners(preparing, looking, training, choosing),
+            listeners=Listeners(preparing, looking, surveying, training, choosing),
         )  # fmt: skip
     if done is None:
         typer.echo("stopped; start again to go on")

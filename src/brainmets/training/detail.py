@@ -2,7 +2,9 @@
 
 It learns from every lesion, around its centre, where it will be looked at, or anywhere in it, and
 from the bright and ringed places (:mod:`brainmets.inference.candidates`) that are none; of these,
-those that it last mistook come more often (hard negatives). Outlines are learnt on lesions alone.
+those that it last mistook come more often (hard negatives). Of so many few are ever drawn: a
+network that begins with another's weights looks at all of them first. Outlines are learnt on
+lesions alone.
 """
 
 import json
@@ -43,6 +45,8 @@ SHIFTED_VOX = 2
 LESION_COST, SOFT = 5.0, 5.0
 """What an outline's voxel inside a lesion weighs; what is added to both terms of Dice."""
 OUTLINE_COST = 4.0
+SURVEYED = 40
+"""Places of which a survey holds patches at a time."""
 TOGETHER = 4
 """Cases whose bright places are looked for at a time: each takes threads of its own."""
 LEAST_HARD, MOST_HARD = 0.01, 3.0
@@ -96,6 +100,20 @@ class Source:
     lesions: list[npt.NDArray[np.int64]]
     shown: list[npt.NDArray[np.int64]]
     others: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What training goes on from.
+
+    Attributes:
+        network: whose weights it begins with, of the schedule's width.
+        survey: gives a :func:`survey` of the data by it; asked for once a run. None: at first all
+            places are as hard.
+    """
+
+    network: DetailNet
+    survey: Callable[[], Float32] | None = None
 
 
 @dataclass
@@ -163,13 +181,35 @@ def source(case: PreparedCase, recipe: Recipe, most: int, rings: int = 0) -> Sou
     )
 
 
+def survey(
+    data: Sequence[Source],
+    log_odds: Callable[[Float32], Float32],
+    progress: Callable[[int, int], None] | None = None,
+) -> Float32:
+    """How hard each place that is no lesion is for a network: the entropy of its word (N,).
+
+    Args:
+        data: places in their order, case by case.
+        log_odds: the network's, of patches (N, 3, 24, 24, 24).
+        progress: called with (done, total).
+    """
+    costs = [np.zeros(0, np.float32)]
+    for done, case in enumerate(data, start=1):
+        for first in range(0, len(case.others), SURVEYED):
+            part = case.others[first : first + SURVEYED]
+            costs.append(np.logaddexp(np.float32(0), log_odds(case.pyramid.around(part))))
+        if progress:
+            progress(done, len(data))
+    return np.concatenate(costs).clip(LEAST_HARD, MOST_HARD)
+
+
 def train_detail(
     data: Sequence[Source],
     spacing_mm: float,
     schedule: Schedule,
     checkpoint: Path,
     *,
-    start: DetailNet | None = None,
+    start: Beginning | None = None,
     learnt_from: Sequence[str] = (),
     most_seconds: float = math.inf,
     progress: Progress | None = None,
@@ -183,7 +223,7 @@ def train_detail(
         spacing_mm: of its voxels.
         schedule: how long, from which seed.
         checkpoint: its state; made if absent.
-        start: network whose weights it begins with, of the schedule's width; None: random ones.
+        start: what it goes on from; None: random weights.
         learnt_from: names of the data, which a checkpoint must have in common with it.
         most_seconds: after this long it stops at a checkpoint.
         progress: called every 25 steps with (done, total, mean loss).
@@ -200,8 +240,9 @@ def train_detail(
             f"{len(lesions)} lesions and {len(others)} bright places without one; both are needed"
         )
     weights = lesion_weights(lesions, spacing_mm)
-    settings = _settings(schedule, learnt_from, start)
-    run = _start(schedule, len(others), start)
+    network = start.network if start else None
+    settings = _settings(schedule, learnt_from, network)
+    run = _start(schedule, len(others), network)
     if checkpoint.is_file():
         _resume(run, checkpoint, settings)
         if len(run.hardness) != len(others):
@@ -209,6 +250,9 @@ def train_detail(
                 f"{checkpoint.name}: holds a run on {len(run.hardness)} bright places, and here "
                 f"there are {len(others)}; choose another folder, or delete it to start over"
             )
+    elif start and start.survey:
+        run.hardness = start.survey()
+        _save(run, checkpoint, settings)
     deadline = time.monotonic() + most_seconds
     while run.step < schedule.steps:
         if time.monotonic() >= deadline:

@@ -2,9 +2,13 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from brainmets.cohort import Cohort
 from brainmets.concurrency import on_threads
@@ -19,16 +23,26 @@ from brainmets.network.detail import build_detail
 from brainmets.network.detail_engine import DetailEngine, detail_engine, example_of
 from brainmets.preprocess.prepare import Prepared, restore
 from brainmets.training.beginning import RANDOM
-from brainmets.training.detail import RINGS, Schedule, sources, train_detail, trained, weights_of
+from brainmets.training.detail import (
+    RINGS,
+    Beginning,
+    Schedule,
+    Source,
+    sources,
+    survey,
+    train_detail,
+    trained,
+    weights_of,
+)
 from brainmets.training.preparing import prepare_cohort
 from brainmets.training.rules import LOWS, Candidate, Tally, best_rule, candidates, worth
 from brainmets.training.store import ENTRIES
 from brainmets.training.tune import prepared_of, reference_of
 from brainmets.volume import Volume, on_grid
 
-SHIFTS = (0.0, 1.0, 2.0, 3.0)
+SHIFTS = (0.0, -1.0, 1.0, 2.0)
 """Taken off the log odds of bright places."""
-VETOES = (None, 0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+VETOES = (None, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 """Log odds below which small findings of the other network are dropped."""
 TOGETHER = 2
 """Settings that are tried at a time: each takes a copy of the scan's probabilities and labels."""
@@ -50,6 +64,7 @@ class Listeners:
 
     preparing: Count | None = None
     looking: Count | None = None
+    surveying: Count | None = None
     training: Callable[[int, int, float], None] | None = None
     choosing: Count | None = None
 
@@ -97,9 +112,9 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
     require_writable(out.parent)
     tell = listeners or Listeners()
     begun = None
-    if start:
-        if start.detail is None:
-            raise ConfigError(f"{start.name} has no detail network to start from")
+    if start and start.detail is None:
+        raise ConfigError(f"{start.name} has no detail network to start from")
+    if start and start.detail:
         begun = build_detail(start, start.detail)
         schedule = replace(schedule, width=start.detail.width)
     prepared = prepare_cohort(
@@ -108,11 +123,16 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
     )  # fmt: skip
     blank = Detail({}, schedule.width, rings=RINGS)
     keys, checkpoint = [case.key for case in prepared], work / CHECKPOINT
-    network = trained(schedule, checkpoint, keys, begun) or train_detail(
-        sources(prepared, bundle.recipe, blank.most, blank.rings, tell.looking),
-        bundle.recipe.spacing_mm, schedule, checkpoint, start=begun, learnt_from=keys,
-        most_seconds=most_seconds, progress=tell.training,
-    )  # fmt: skip
+    network = trained(schedule, checkpoint, keys, begun)
+    if network is None:
+        data = sources(prepared, bundle.recipe, blank.most, blank.rings, tell.looking)
+        beginning = None
+        if start and begun:
+            beginning = Beginning(begun, partial(_mistakes, start, data, tell.surveying))
+        network = train_detail(
+            data, bundle.recipe.spacing_mm, schedule, checkpoint, start=beginning,
+            learnt_from=keys, most_seconds=most_seconds, progress=tell.training,
+        )  # fmt: skip
     if network is None:
         return None
     ready = _with_example(replace(bundle, detail=replace(blank, weights=weights_of(network))))
@@ -127,6 +147,17 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
     int8 = bundle.int8 and replace(bundle.int8, is_default=False)
     write(replace(fitted, name=out.stem, card=card, int8=int8, temperature=1.0), out)
     return read(out)
+
+
+def _mistakes(
+    start: Bundle, data: Sequence[Source], progress: Count | None
+) -> npt.NDArray[np.float32]:
+    """A survey of the data by the detail network that training begins with."""
+    name = choose_engine(start, Wanted(device="cpu", precision="f32"))[0].name
+    engine = detail_engine(start, name)
+    if engine is None:
+        raise ConfigError(f"{start.name} has no detail network to start from")
+    return survey(data, engine.log_odds, progress)
 
 
 def model_to_start_from(bundle: Bundle, start: str | None) -> Bundle | None:
