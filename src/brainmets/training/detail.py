@@ -134,7 +134,7 @@ def sources(
     rings: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Source]:
-    """All cases in memory, about 25 MB each, their bright places found.
+    """All cases in memory, about 40 MB each, their bright places found.
 
     Args:
         cases: of the prepared store.
