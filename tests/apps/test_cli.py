@@ -589,6 +589,60 @@ def test_simulating_from_a_bad_label_map_is_refused(run, tmp_path, scan):
     assert not list((tmp_path / "out").glob("sim-*"))
 
 
+@pytest.mark.parametrize(
+    ("word", "given"), [("--contrast", True), ("--no-contrast", False), (None, None)]
+)
+def test_whether_contrast_is_given_is_handed_on(word, given, run, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        "brainmets.simulate.examination.simulate_cohort", lambda _out, **how: asked.update(how)
+    )
+    assert run("simulate", tmp_path / "out", *([word] if word else []))[0] == 0
+    assert asked["contrast"] is given
+
+
+@pytest.fixture
+def masked(tmp_path):
+    """A cohort table of seven cases with masks, which nobody opens."""
+    rows = ["case\timage\tmask"]
+    for name in "abcdefg":
+        (tmp_path / f"{name}.nii.gz").touch()
+        rows.append(f"{name}\t{name}.nii.gz\t{name}.nii.gz")
+    (tmp_path / "masked.tsv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "masked.tsv"
+
+
+@pytest.mark.parametrize(
+    ("words", "begins_with", "rate"),
+    [
+        ((), "starter", 0.001),
+        (("--start", "none"), None, 0.002),
+        (("--learning-rate", "0.01"), "starter", 0.01),
+    ],
+)
+def test_where_a_second_network_begins(
+    words, begins_with, rate, run, masked, tmp_path, monkeypatch
+):
+    asked = {}
+
+    def stopped(*given, start, **_):
+        asked.update(schedule=given[5], start=start)
+
+    monkeypatch.setattr("brainmets.training.detail_fit.train_model_detail", stopped)
+    where = ("--out", tmp_path / "m.brainmets", "--work", tmp_path / "work")
+    assert run("models", "train-detail", masked, *where, *words)[0] == 0
+    assert (asked["start"] and asked["start"].name) == begins_with
+    assert asked["schedule"].learning_rate == rate
+
+
+def test_a_second_network_is_not_written_over_the_one_it_begins_with(run, masked, tmp_path):
+    mine = tmp_path / "mine.brainmets"
+    mine.write_bytes(bundles.find("starter").read_bytes())
+    words = ("--model", mine, "--out", mine, "--work", tmp_path / "work")
+    require_one_error(run("models", "train-detail", masked, *words), 2)
+    assert mine.read_bytes() == bundles.find("starter").read_bytes()
+
+
 def test_what_is_left_out_of_a_simulation_is_handed_on(run, tmp_path, monkeypatch):
     asked = {}
     monkeypatch.setattr(

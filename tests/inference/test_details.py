@@ -54,6 +54,24 @@ def scan():
     return scan_of(image)
 
 
+@pytest.mark.parametrize("rings", [0, 5])
+def test_a_ring_is_looked_at_in_its_middle_where_rings_are_asked_for(rings):
+    image = noise()
+    middle = (30, 28, 26)
+    image[ball(middle, 13)] = 2
+    image[ball(middle, 9)] = -1
+    looked = []
+
+    def see(patches, outlined):
+        dark = patches[:, 0, 11:14, 11:14, 11:14].mean((1, 2, 3)) < -0.5
+        looked.append(dark.any())
+        outlines = np.ones_like(patches[:, 0])
+        return np.where(dark, 3.0, -9.0).astype(np.float32), outlines if outlined else None
+
+    seen = seen_in(scan_of(image), DetailEngine(40, 0.0, see, rings=rings))
+    assert any(looked) == bool(seen) == bool(rings)
+
+
 def test_the_larger_probability_counts_where_the_network_looked():
     prepared = scan()
     before = np.full(SHAPE, 0.1, np.float32)

@@ -65,12 +65,13 @@ def test_places_lie_in_the_brain_the_brightest_shell_first():
     assert near(places[0], centres[2])
 
 
-@pytest.mark.parametrize("spacing", [0.6, 0.833, 1.2])
-def test_sizes_are_millimetres(spacing):
+@pytest.mark.parametrize("diameter_mm", [7.0, 10.0, 13.0])
+@pytest.mark.parametrize("spacing", [0.6, 0.833, 1.0, 1.2])
+def test_sizes_are_millimetres(spacing, diameter_mm):
     shape = (80, 76, 72)
     centre = (40, 36, 38)
     image = noise(3, shape)
-    image[shell(centre, 9, spacing=spacing, shape=shape)] += 2
+    image[shell(centre, diameter_mm, spacing=spacing, shape=shape)] += 2
     places = ringed(image.astype(np.float32), np.ones(shape, bool), spacing)
     assert near(places[0], centre, spacing)
 

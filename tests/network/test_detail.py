@@ -25,6 +25,7 @@ from brainmets.network.detail_engine import (
     example_of,
     shown,
     verify_detail,
+    without_tf32,
 )
 from brainmets.network.ensemble import _card, combine
 from brainmets.training.detail import weights_of
@@ -82,11 +83,13 @@ def test_a_place_is_judged_the_same_in_any_company(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("veto", [None, -0.5, 0.0])
 def test_it_comes_back_as_it_was_stored(veto, tmp_path):
-    bundle = bundle_with(random_detail(most=99, shift=1.5, veto=veto))
+    bundle = bundle_with(random_detail(most=99, rings=7, shift=1.5, veto=veto))
     write(bundle, tmp_path / "a.brainmets")
     again = read(tmp_path / "a.brainmets")
     assert (again.detail.width, again.detail.most, again.detail.shift) == (4, 99, 1.5)
     assert again.detail.veto == detail_engine(again, "torch").veto == veto
+    for library in ("torch", "openvino"):
+        assert detail_engine(again, library, prove=False).rings == again.detail.rings == 7
     assert again.detail.identity() == bundle.detail.identity()
     assert again.detail.weights.keys() == bundle.detail.weights.keys()
     write(make_bundle(), tmp_path / "b.brainmets")
@@ -103,7 +106,7 @@ def test_a_version_that_does_not_know_it_refuses_the_file(tmp_path):
         assert json.loads(archive.read("card.json"))["schema"] == SCHEMA_DETAIL == 3
 
 
-@pytest.mark.parametrize("change", [{"shift": 0.5}, {"most": 20}, {"veto": 0.0}])
+@pytest.mark.parametrize("change", [{"shift": 0.5}, {"most": 20}, {"rings": 3}, {"veto": 0.0}])
 def test_a_result_is_a_function_of_all_of_it(change):
     plain, detail = make_bundle(), random_detail()
     identities = {plain.identity, bundle_with(detail).identity,
@@ -279,3 +282,16 @@ def test_a_card_forgets_what_was_found_by_another_rule():
         for n, name in enumerate(("one", "two"))
     ]  # fmt: skip
     assert _card(parts)["detail"] == {"veto": 0.0, "cases": 9}
+
+
+# --- full precision -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_gpu_computes_in_full_and_is_left_as_it_was(device):
+    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before = [kind.fp32_precision for kind in kinds]
+    with without_tf32(device):
+        inside = [kind.fp32_precision for kind in kinds]
+    assert inside == (["ieee"] * 2 if device == "cuda" else before)
+    assert [kind.fp32_precision for kind in kinds] == before

@@ -160,6 +160,10 @@ def test_training_begins_with_the_network_it_is_given(data, tmp_path):
     assert trained(hardly, tmp_path / "False.pt", (), first) is not None
 
 
+def _interrupted(*_):
+    raise KeyboardInterrupt
+
+
 def test_places_that_the_first_network_mistakes_come_more_often(data, tmp_path):
     first = train_detail(data, 1.0, quick(), tmp_path / "first.pt")
     count = sum(len(case.others) for case in data)
@@ -179,12 +183,24 @@ def test_places_that_the_first_network_mistakes_come_more_often(data, tmp_path):
         patch.setattr("brainmets.training.detail.patches_of", remembers)
         schedule = quick(steps=6, others=20, learning_rate=1e-9)
         beginning = Beginning(first, told)
+        with pytest.MonkeyPatch.context() as broken:
+            broken.setattr("brainmets.training.detail._learn", _interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                train_detail(data, 1.0, schedule, tmp_path / "a.pt", start=beginning)
         while train_detail(data, 1.0, schedule, tmp_path / "a.pt", start=beginning,
                            most_seconds=0.01) is None:  # fmt: skip
             pass
-    assert asked == [1]  # once, in however many legs
+    assert asked == [1]  # once, in however many legs, and kept before anything is learnt
     places = [tuple(place) for case in data for place in case.others]
     assert drawn.count(places[7]) > 5 * len(drawn) / count
+
+
+def test_a_survey_of_other_places_is_not_kept(data, tmp_path):
+    first = train_detail(data, 1.0, quick(steps=1), tmp_path / "first.pt")
+    beginning = Beginning(first, lambda: np.ones(3, np.float32))
+    with pytest.raises(ValueError, match="a survey of"):
+        train_detail(data, 1.0, quick(), tmp_path / "a.pt", start=beginning)
+    assert not (tmp_path / "a.pt").exists()
 
 
 def test_a_survey_is_the_cost_of_every_place(data):
@@ -343,7 +359,8 @@ def test_the_model_gets_it_with_what_it_finds(blind, cohort, tmp_path):
 
 def test_it_begins_with_the_network_that_a_model_has(blind, cohort, tmp_path):
     surveyed = []
-    first = replace(blind, name="first", detail=Detail(weights_of(DetailNet(3)), 3))
+    card = {"detail": {"cases": 9, "validation": {"lesion_f1": 1.0}}}
+    first = replace(blind, name="first", card=card, detail=Detail(weights_of(DetailNet(3)), 3))
     done = train_model_detail(
         blind, cohort, cohort, tmp_path / "m.brainmets", tmp_path / "work",
         quick(steps=1, learning_rate=1e-9), start=first,
@@ -351,7 +368,9 @@ def test_it_begins_with_the_network_that_a_model_has(blind, cohort, tmp_path):
     )  # fmt: skip
     assert surveyed[-1] == (3, 3)
     said = done.card["detail"]
-    assert said["start"] == {"model": "first", "detail_network": first.detail.identity()}
+    assert said["start"] == {
+        "model": "first", "detail_network": first.detail.identity(), "cases": 9
+    }  # fmt: skip
     assert done.detail.width == said["training"]["width"] == 3
     wanted = first.detail.weights["score.weight"]
     assert np.allclose(done.detail.weights["score.weight"], wanted, atol=1e-3)
@@ -365,6 +384,15 @@ def test_where_it_begins_unless_told_otherwise(blind, tmp_path):
     write(ready, tmp_path / "other.brainmets")
     other = model_to_start_from(blind, str(tmp_path / "other.brainmets"))
     assert other.detail.identity() == ready.detail.identity()
+
+
+def test_a_start_that_sees_other_voxels_is_refused(blind, cohort, tmp_path):
+    other = replace(blind, detail=Detail(weights_of(DetailNet(2)), 2),
+                    recipe=replace(blind.recipe, spacing_mm=1.2))  # fmt: skip
+    with pytest.raises(ConfigError, match=r"sees voxels of 1\.2 mm"):
+        train_model_detail(
+            blind, cohort, cohort, tmp_path / "m.brainmets", tmp_path / "w", quick(), start=other
+        )
 
 
 def test_a_start_without_one_is_refused(blind, cohort, tmp_path):

@@ -220,6 +220,7 @@ def train_detail_network(  # one parameter for each option of the command
     from brainmets.apps.terminal import lesion_labels
     from brainmets.cohort import read_cohort
     from brainmets.concurrency import use_threads
+    from brainmets.errors import ConfigError
     from brainmets.network.bundle import find, read
     from brainmets.training.detail import Schedule
     from brainmets.training.detail_fit import Listeners, model_to_start_from, train_model_detail
@@ -230,6 +231,11 @@ def train_detail_network(  # one parameter for each option of the command
     learn, check = (cases, read_cohort(validation)) if validation else split(cases)
     bundle = read(find(model))
     begun = model_to_start_from(bundle, start)
+    if begun and out.resolve() == find(start or model).resolve():
+        raise ConfigError(
+            f"{out.name} is the model that training begins with; choose another file for the new "
+            "one, so that the run can be started again"
+        )
     usual = Schedule.learning_rate / (2 if begun else 1)
     rate = usual if learning_rate is None else learning_rate
     with (

@@ -62,9 +62,11 @@ def candidates(
     kept = _apart(places * spacing, sharpness, scales, most)
     places, scales = places[kept], scales[kept]
     if rings:
-        round_ = _away(ringed(image, brain, spacing), places, APART_MM / spacing)[:rings]
+        round_ = _away(ringed(image, brain, spacing), places, APART_MM / spacing)
+        order, wide = -np.arange(len(round_), dtype=np.float32), np.full(len(round_), RING_MM)
+        round_ = round_[_apart(np.asarray(round_ * spacing), order, wide, rings)]
         places = np.concatenate([places, round_])
-        scales = np.concatenate([scales, np.full(len(round_), RING_MM)])
+        scales = np.concatenate([scales, wide[: len(round_)]])
     return places + [side.start for side in prepared.box], scales
 
 

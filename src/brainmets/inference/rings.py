@@ -15,11 +15,11 @@ from scipy import ndimage
 from brainmets.concurrency import on_threads
 
 STEP_MM = 1.67
-"""Of rays, and of the grid of places."""
+"""Of rays, and of the grid of places; rounded to voxels."""
 SMOOTH_MM = 0.5
 """Of the image that is looked at: a shell is thin."""
-REACH, OUTSIDE = 4, 2
-"""Steps from a place to the furthest shell, and from a shell to what must be darker."""
+REACH_MM, OUTSIDE_MM = 6.67, 3.33
+"""From a place to the furthest shell, and from a shell to what must be darker."""
 OPEN = 4
 """Directions, of 26, in which there need be no shell."""
 LEAST = 0.03
@@ -36,7 +36,7 @@ Places = npt.NDArray[np.int64]
 
 
 def ringed(image: Float32, brain: npt.NDArray[np.bool_], spacing_mm: float) -> Places:
-    """Places with a bright shell of up to 13 mm around them, the most ringed first.
+    """Places with a bright shell of 7 to 13 mm around them, the most ringed first.
 
     Args:
         image: Z-scores (X, Y, Z), limited, so that no vessel outshines a shell.
@@ -48,13 +48,14 @@ def ringed(image: Float32, brain: npt.NDArray[np.bool_], spacing_mm: float) -> P
     """
     step = max(1, round(STEP_MM / spacing_mm))
     smooth = ndimage.gaussian_filter(image, SMOOTH_MM / spacing_mm)[::step, ::step, ::step]
-    wide = REACH + OUTSIDE
+    reach, outside = (max(1, round(mm / step / spacing_mm)) for mm in (REACH_MM, OUTSIDE_MM))
+    wide = reach + outside
     around = np.pad(smooth, wide, mode="edge")
     shell = np.empty(smooth.shape, np.float32)
 
     def look(first: int) -> None:
         part = slice(first, first + SLAB)
-        shell[part] = _shell(around[first : first + SLAB + 2 * wide], smooth[part])
+        shell[part] = _shell(around[first : first + SLAB + 2 * wide], smooth[part], reach, outside)
 
     on_threads(look, range(0, len(smooth), SLAB))
     shell[~brain[::step, ::step, ::step]] = 0
@@ -65,9 +66,9 @@ def ringed(image: Float32, brain: npt.NDArray[np.bool_], spacing_mm: float) -> P
     return np.asarray(places[np.argsort(-shell[peaks], kind="stable")] * step)
 
 
-def _shell(around: Float32, middle: Float32) -> Float32:
+def _shell(around: Float32, middle: Float32, reach: int, outside: int) -> Float32:
     """How much brighter a shell is in the worst direction but :data:`OPEN`, at each place."""
-    wide = REACH + OUTSIDE
+    wide = reach + outside
 
     def at(way: npt.NDArray[np.float64], steps: int) -> Float32:
         shift = np.rint(way * steps).astype(int) + wide
@@ -76,8 +77,8 @@ def _shell(around: Float32, middle: Float32) -> Float32:
 
     best = np.zeros((len(WAYS), *middle.shape), np.float32)
     for way, brightest in zip(WAYS, best, strict=True):
-        for steps in range(1, REACH + 1):
-            here, beyond = at(way, steps), at(way, steps + OUTSIDE)
+        for steps in range(1, reach + 1):
+            here, beyond = at(way, steps), at(way, steps + outside)
             np.maximum(brightest, here - np.maximum(middle, beyond), out=brightest)
     best.partition(OPEN, axis=0)
     return np.asarray(best[OPEN])

@@ -100,7 +100,10 @@ class Detail:
 
     def identity(self) -> str:
         """SHA-256 of everything that its word depends on."""
-        digest = hashlib.sha256(repr(tuple(self.settings().values())).encode())
+        said = self.settings()
+        if not self.rings:  # as before there were any
+            del said["rings"]
+        digest = hashlib.sha256(repr(tuple(said.values())).encode())
         digest.update(weights_digest(self.weights).encode())
         return digest.hexdigest()
 

@@ -1,7 +1,8 @@
 """What runs the detail network: OpenVINO where it runs the other, else PyTorch; float32."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -203,6 +204,26 @@ def _graph(owner: str, detail: Detail, outlined: bool) -> Callable[[tuple[int, i
     return lambda _shape: detail_graph(owner, detail, COUNT, outlined=outlined)
 
 
+@contextmanager
+def without_tf32(device: str) -> Iterator[None]:
+    """Float32 in full on a GPU: the ten bits of TF32 may decide a veto otherwise."""
+    import torch
+
+    if not device.startswith("cuda"):
+        yield
+        return
+    backends: Any = torch.backends
+    kinds = (backends.cudnn.conv, backends.cuda.matmul)
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+
 @dataclass
 class _OnTorch:
     """The network on PyTorch, built when it is first used."""
@@ -217,8 +238,7 @@ class _OnTorch:
         import torch
 
         network = self.load()
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with torch.inference_mode(), exact:  # TF32's ten bits may decide a veto otherwise
+        with torch.inference_mode(), without_tf32(self.device):
             batch = torch.from_numpy(patches).to(self.device)
             odds, outlines = network(batch, outlined=None if outlined else 0)
             seen = torch.sigmoid(outlines).cpu().numpy() if outlined else None

@@ -1,8 +1,7 @@
 """Checkpoints of training runs: whole files, which say what run they belong to."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -17,12 +16,15 @@ def write_checkpoint(path: Path, settings: Any, state: Mapping[str, Any]) -> Non
         torch.save({"settings": settings, **state}, file)
 
 
-def read_checkpoint(path: Path, is_mine: Callable[[Any], bool]) -> dict[str, Any]:
+def read_checkpoint(
+    path: Path, is_mine: Callable[[Any], bool], names: Collection[str]
+) -> dict[str, Any]:
     """A run's state, its tensors on the CPU.
 
     Args:
         path: the checkpoint.
         is_mine: whether settings are those of the run that goes on.
+        names: what it must hold besides.
 
     Raises:
         ConfigError: damaged, or of a run of other settings.
@@ -30,7 +32,8 @@ def read_checkpoint(path: Path, is_mine: Callable[[Any], bool]) -> dict[str, Any
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         mine = is_mine(saved["settings"])
-    except (OSError, RuntimeError, EOFError, UnpicklingError, KeyError, TypeError) as error:
+        saved = {name: saved[name] for name in names} if mine else {}
+    except Exception as error:  # damage makes unpickling raise anything
         raise ConfigError(
             f"{path.name}: damaged, or no checkpoint; delete it to start over"
         ) from error
@@ -39,4 +42,4 @@ def read_checkpoint(path: Path, is_mine: Callable[[Any], bool]) -> dict[str, Any
             f"{path.name}: holds a run of other settings or cases; choose another folder or "
             "output, or delete it to start over"
         )
-    return dict(saved)
+    return saved

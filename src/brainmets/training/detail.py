@@ -80,7 +80,7 @@ class Schedule:
         if min(self.steps, self.lesions, self.others - 1, self.width) < 1 or not (
             0 < self.learning_rate < 1
         ):
-            raise ConfigError(f"{self}: expected whole numbers above 0 and a rate below 1")
+            raise ConfigError(f"{self}: expected whole numbers above 0 and a rate between 0 and 1")
 
 
 @dataclass
@@ -225,7 +225,7 @@ def train_detail(
         checkpoint: its state; made if absent.
         start: what it goes on from; None: random weights.
         learnt_from: names of the data, which a checkpoint must have in common with it.
-        most_seconds: after this long it stops at a checkpoint.
+        most_seconds: of learning, then it stops at a checkpoint; a survey is not counted.
         progress: called every 25 steps with (done, total, mean loss).
 
     Raises:
@@ -251,7 +251,10 @@ def train_detail(
                 f"there are {len(others)}; choose another folder, or delete it to start over"
             )
     elif start and start.survey:
-        run.hardness = start.survey()
+        hardness = start.survey()
+        if hardness.shape != run.hardness.shape:
+            raise ValueError(f"a survey of {hardness.shape} for {run.hardness.shape} places")
+        run.hardness = hardness
         _save(run, checkpoint, settings)
     deadline = time.monotonic() + most_seconds
     while run.step < schedule.steps:
@@ -419,7 +422,8 @@ def _save(run: Run, checkpoint: Path, settings: str) -> None:
 
 
 def _resume(run: Run, checkpoint: Path, settings: str) -> None:
-    saved = read_checkpoint(checkpoint, lambda held: bool(held == settings))
+    names = ("step", "losses", "hardness", "network", "optimiser")
+    saved = read_checkpoint(checkpoint, lambda held: bool(held == settings), names)
     run.network.load_state_dict(saved["network"])
     run.optimiser.load_state_dict(saved["optimiser"])
     run.step, run.losses = saved["step"], saved["losses"]

@@ -17,7 +17,7 @@ from brainmets.errors import CohortError, ConfigError
 from brainmets.inference.details import add, drop, judge, look_closely, pyramid_of
 from brainmets.inference.predict import predict
 from brainmets.io.storage import require_writable
-from brainmets.network.bundle import Bundle, Detail, find, read, write
+from brainmets.network.bundle import Bundle, Detail, find, read, without_findings, write
 from brainmets.network.choice import Wanted, choose_engine
 from brainmets.network.detail import build_detail
 from brainmets.network.detail_engine import DetailEngine, detail_engine, example_of
@@ -104,7 +104,8 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
 
     Raises:
         CohortError: no case, or nothing to learn from.
-        ConfigError: a start without a detail network, or a checkpoint of a run of other settings.
+        ConfigError: a start without a detail network or of other voxels, or a checkpoint of a run
+            of other settings.
         WriteError: ``out`` or ``work`` cannot be written to.
     """
     if not len(check):
@@ -114,6 +115,11 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
     begun = None
     if start and start.detail is None:
         raise ConfigError(f"{start.name} has no detail network to start from")
+    if start and start.recipe.spacing_mm != bundle.recipe.spacing_mm:
+        raise ConfigError(
+            f"{start.name} sees voxels of {start.recipe.spacing_mm} mm and {bundle.name} of "
+            f"{bundle.recipe.spacing_mm} mm; start from a model of the same, or from none"
+        )
     if start and start.detail:
         begun = build_detail(start, start.detail)
         schedule = replace(schedule, width=start.detail.width)
@@ -141,8 +147,10 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
     kept = {name: words for name, words in bundle.card.items() if name not in OF_THE_RULE}
     training = {"cases": len(learn), "training": asdict(schedule)}
     if start and start.detail:
-        begun_with = {"model": start.name, "detail_network": start.detail.identity()}
-        training["start"] = begun_with
+        before = without_findings(start.card.get("detail", {}))
+        training["start"] = {
+            "model": start.name, "detail_network": start.detail.identity(), **before
+        }  # fmt: skip
     card = {**kept, "detail": {**said, **training}}
     int8 = bundle.int8 and replace(bundle.int8, is_default=False)
     write(replace(fitted, name=out.stem, card=card, int8=int8, temperature=1.0), out)

@@ -364,7 +364,8 @@ def _save(run: Run, checkpoint: Path, settings: str) -> None:
 
 
 def _resume(run: Run, checkpoint: Path, settings: str) -> None:
-    saved = read_checkpoint(checkpoint, lambda held: bool(held == settings))
+    names = ("step", "losses", "network", "optimiser")
+    saved = read_checkpoint(checkpoint, lambda held: bool(held == settings), names)
     run.network.load_state_dict(saved["network"])
     run.optimiser.load_state_dict(saved["optimiser"])
     run.step, run.losses = saved["step"], saved["losses"]

@@ -538,7 +538,8 @@ def _resume(state: State, checkpoint: Path, settings: Mapping[str, Any]) -> None
         of_then = held["training"]  # settings that are newer than it have their defaults
         return bool(held | {"training": to_mapping(Training()) | of_then} == settings)
 
-    saved = read_checkpoint(checkpoint, is_mine)
+    names = ("step", "losses", "checked", "best", "network", "average", "optimiser", "heads")
+    saved = read_checkpoint(checkpoint, is_mine, names)
     state.network.load_state_dict(saved["network"])
     state.average.load_state_dict(saved["average"])
     state.optimiser.load_state_dict(saved["optimiser"])
