@@ -72,9 +72,7 @@ def candidates(
 
 def _away(places: Places, others: Places, apart_vox: float) -> Places:
     """Places that lie further than this from all others."""
-    if not len(others):
-        return places
-    away, _ = cKDTree(others).query(places) if len(places) else (np.zeros(0), None)
+    away, _ = cKDTree(others).query(places)
     return places[away > apart_vox]
 
 

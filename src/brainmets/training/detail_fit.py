@@ -113,16 +113,9 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
     require_writable(out.parent)
     tell = listeners or Listeners()
     begun = None
-    if start and start.detail is None:
-        raise ConfigError(f"{start.name} has no detail network to start from")
-    if start and start.recipe.spacing_mm != bundle.recipe.spacing_mm:
-        raise ConfigError(
-            f"{start.name} sees voxels of {start.recipe.spacing_mm} mm and {bundle.name} of "
-            f"{bundle.recipe.spacing_mm} mm; start from a model of the same, or from none"
-        )
-    if start and start.detail:
-        begun = build_detail(start, start.detail)
-        schedule = replace(schedule, width=start.detail.width)
+    if start:
+        detail = _detail_of(start, bundle)
+        begun, schedule = build_detail(start, detail), replace(schedule, width=detail.width)
     prepared = prepare_cohort(
         learn, bundle.recipe, work / ENTRIES, target_labels=target_labels, workers=workers,
         progress=tell.preparing,
@@ -155,6 +148,18 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
     int8 = bundle.int8 and replace(bundle.int8, is_default=False)
     write(replace(fitted, name=out.stem, card=card, int8=int8, temperature=1.0), out)
     return read(out)
+
+
+def _detail_of(start: Bundle, bundle: Bundle) -> Detail:
+    """The detail network of a start, refused where it cannot be one of this model."""
+    if start.detail is None:
+        raise ConfigError(f"{start.name} has no detail network to start from")
+    if start.recipe.spacing_mm != bundle.recipe.spacing_mm:
+        raise ConfigError(
+            f"{start.name} sees voxels of {start.recipe.spacing_mm} mm and {bundle.name} of "
+            f"{bundle.recipe.spacing_mm} mm; start from a model of the same, or from none"
+        )
+    return start.detail
 
 
 def _mistakes(
