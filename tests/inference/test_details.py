@@ -8,12 +8,15 @@ from brainmets.errors import RunError
 from brainmets.inference.details import (
     DOUBT,
     LEAST,
+    LOOKS,
+    MAY_BE,
     NEARLY,
     SMALL_MM,
     Details,
     Judged,
     Pyramid,
     Seen,
+    _log_odds,
     add,
     central,
     drop,
@@ -21,7 +24,7 @@ from brainmets.inference.details import (
     look_closely,
     pyramid_of,
 )
-from brainmets.network.bundle import SIDE
+from brainmets.network.bundle import MOST_LOOKS, SIDE
 from brainmets.network.detail_engine import COUNT, DetailEngine
 from bright_places import SHAPE, ball, noise, scan_of
 
@@ -108,6 +111,65 @@ def test_log_odds_of_bright_places_are_shifted():
     assert [each.log_odds - 1.5 for each in plain] == pytest.approx(
         [each.log_odds for each in moved]
     )
+
+
+# --- looks -----------------------------------------------------------------------------
+
+
+def test_a_place_that_may_be_one_is_looked_at_from_all_sides():
+    asked = []
+
+    def see(patches, outlined):
+        asked.extend(patches)
+        return np.full(len(patches), MAY_BE + 0.1, np.float32), patches[:, 0] if outlined else None
+
+    prepared = scan_of(np.random.default_rng(3).normal(size=SHAPE))
+    pyramid, place = pyramid_of(prepared), np.array([24, 20, 28])
+    _log_odds(DetailEngine(40, 0.0, see, looks=MOST_LOOKS), pyramid, place[None])
+    wanted = [
+        patch
+        for aside in ((0, 0, 0), *np.eye(3, dtype=int), *-np.eye(3, dtype=int))
+        for (plain,) in [pyramid.around((place + aside)[None])]
+        for patch in (plain, plain[:, ::-1])
+    ]
+    assert len(wanted) == len(LOOKS) == MOST_LOOKS
+    seen = [patch for patch in asked if patch.any()]  # filled up with empty ones
+    for patch in wanted:
+        assert sum(np.array_equal(patch, each) for each in seen) == 1
+    assert len(seen) == MOST_LOOKS
+
+
+@pytest.mark.parametrize(
+    ("looks", "first", "wanted"),
+    [
+        (1, 0.0, 0.0),
+        (2, 0.0, (0 + 1) / 2),
+        (MOST_LOOKS, 0.0, (10 + 11 + 12 + 13) / 4),
+        (MOST_LOOKS, -2.0, -2.0),
+    ],
+)
+def test_the_surest_looks_count_where_there_may_be_something(looks, first, wanted):
+    asked = []
+
+    def see(patches, _):
+        asked.append(len(asked))
+        return np.full(len(patches), first + asked[-1], np.float32), None
+
+    engine = DetailEngine(40, 0.0, see, looks=looks)
+    found = _log_odds(engine, pyramid_of(scan()), np.array([[0, 0, 0]]))
+    assert found.tolist() == [wanted]
+
+
+def test_places_at_the_edge_are_looked_at_from_within():
+    prepared = scan()
+    ends = [side.stop - side.start - 1 for side in prepared.box]
+    corners = np.array([[0, 0, 0], ends])
+
+    def see(patches, outlined):
+        return np.zeros(len(patches), np.float32), patches[:, 0] if outlined else None
+
+    found = _log_odds(DetailEngine(40, 0.0, see, looks=MOST_LOOKS), pyramid_of(prepared), corners)
+    assert found.tolist() == [0, 0]
 
 
 # --- small findings of the other network ------------------------------------------

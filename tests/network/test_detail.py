@@ -10,6 +10,7 @@ from brainmets.config import Architecture
 from brainmets.errors import BundleError, ConfigError
 from brainmets.network import openvino_engine
 from brainmets.network.bundle import (
+    MOST_LOOKS,
     SCHEMA_DETAIL,
     SIDE,
     Bundle,
@@ -83,13 +84,14 @@ def test_a_place_is_judged_the_same_in_any_company(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("veto", [None, -0.5, 0.0])
 def test_it_comes_back_as_it_was_stored(veto, tmp_path):
-    bundle = bundle_with(random_detail(most=99, rings=7, shift=1.5, veto=veto))
+    bundle = bundle_with(random_detail(most=99, rings=7, looks=3, shift=1.5, veto=veto))
     write(bundle, tmp_path / "a.brainmets")
     again = read(tmp_path / "a.brainmets")
     assert (again.detail.width, again.detail.most, again.detail.shift) == (4, 99, 1.5)
     assert again.detail.veto == detail_engine(again, "torch").veto == veto
     for library in ("torch", "openvino"):
-        assert detail_engine(again, library, prove=False).rings == again.detail.rings == 7
+        engine = detail_engine(again, library, prove=False)
+        assert (engine.rings, engine.looks) == (again.detail.rings, again.detail.looks) == (7, 3)
     assert again.detail.identity() == bundle.detail.identity()
     assert again.detail.weights.keys() == bundle.detail.weights.keys()
     write(make_bundle(), tmp_path / "b.brainmets")
@@ -106,7 +108,9 @@ def test_a_version_that_does_not_know_it_refuses_the_file(tmp_path):
         assert json.loads(archive.read("card.json"))["schema"] == SCHEMA_DETAIL == 3
 
 
-@pytest.mark.parametrize("change", [{"shift": 0.5}, {"most": 20}, {"rings": 3}, {"veto": 0.0}])
+@pytest.mark.parametrize(
+    "change", [{"shift": 0.5}, {"most": 20}, {"rings": 3}, {"looks": 2}, {"veto": 0.0}]
+)
 def test_a_result_is_a_function_of_all_of_it(change):
     plain, detail = make_bundle(), random_detail()
     identities = {plain.identity, bundle_with(detail).identity,
@@ -165,6 +169,8 @@ def test_where_openvino_fails_pytorch_takes_over(fault, tmp_path, monkeypatch, c
         {"width": 0},
         {"most": 0},
         {"rings": -1},
+        {"looks": 0},
+        {"looks": MOST_LOOKS + 1},
         {"shift": float("nan")},
         {"veto": float("inf")},
         {"width": 1000},

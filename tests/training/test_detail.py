@@ -16,11 +16,13 @@ from brainmets.network.detail_engine import DetailEngine, verify_detail
 from brainmets.pipeline import DETAIL_MB, Model, analyse, expected_peak_mb, run_by
 from brainmets.training import detail_fit
 from brainmets.training.detail import (
+    LOOKS,
     MIDDLES,
     RINGS,
     SHOWN,
     Beginning,
     Schedule,
+    _drawn,
     _place_in,
     learning_rate,
     lesion_weights,
@@ -158,6 +160,40 @@ def test_training_begins_with_the_network_it_is_given(data, tmp_path):
     with pytest.raises(ConfigError, match="other settings"):
         train_detail(data, 1.0, hardly, tmp_path / "False.pt", start=Beginning(afresh))
     assert trained(hardly, tmp_path / "False.pt", (), first) is not None
+
+
+def test_what_was_hard_comes_more_often_and_the_rest_still_comes():
+    weights, hardness = np.ones(200), np.full(200, 0.001, np.float32)
+    weights[:100], hardness[150] = 0, 3
+    drawn = [
+        _drawn(weights, hardness, 20, 0.75, np.random.default_rng(seed)) for seed in range(200)
+    ]
+    assert all(len(numbers) == 20 and numbers.min() >= 100 for numbers in drawn)
+    shares = np.bincount(np.concatenate(drawn), minlength=200) / (200 * 20)
+    assert shares[150] == pytest.approx(0.75 * 3 / 3.099 + 0.25 / 100, abs=0.02)
+    assert np.delete(shares, 150)[100:].min() > 0
+
+
+def test_a_lesion_that_was_missed_comes_more_often(data, tmp_path):
+    drawn = []
+
+    def remembers(places, outlined, rng):
+        drawn.extend(int(np.flatnonzero([case is one for one in data])[0])
+                     for case, _ in places[:outlined])  # fmt: skip
+        return patches_of(places, outlined, rng)
+
+    def misses_the_second(network, patches, outlined):
+        scores, outlines = forward(network, patches, outlined)
+        which = torch.tensor(drawn[-outlined:] + [0] * (len(patches) - outlined))
+        return scores * 0 + torch.where(which == 1, -20.0, 20.0), outlines
+
+    forward = DetailNet.forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("brainmets.training.detail.patches_of", remembers)
+        patch.setattr(DetailNet, "forward", misses_the_second)
+        train_detail(data, 1.0, quick(steps=40, lesions=6), tmp_path / "a.pt")
+    later = drawn[len(drawn) // 2 :]
+    assert 0.6 < later.count(1) / len(later) < 0.95
 
 
 def _interrupted(*_):
@@ -354,7 +390,7 @@ def test_the_model_gets_it_with_what_it_finds(blind, cohort, tmp_path):
     assert verify_detail(done, run_by(done, Nothing()).detail) < 2e-3
     assert "start" not in said
     assert not surveyed  # by nobody: it begins with random weights
-    assert done.detail.rings == RINGS
+    assert (done.detail.rings, done.detail.looks) == (RINGS, LOOKS)
 
 
 def test_it_begins_with_the_network_that_a_model_has(blind, cohort, tmp_path):

@@ -43,10 +43,15 @@ def steps(screen: Console, what: str) -> Iterator[Steps]:
 
         def tell(done: int, total: int) -> None:
             bars.update(task, completed=done, total=total)
-            if not screen.is_terminal and (done == total or done % max(1, total // 10) == 0):
-                screen.print(f"{what} {done}/{total}")
+            _now_and_then(screen, what, done, total)
 
         yield tell
+
+
+def _now_and_then(screen: Console, what: str, done: int, total: int, lines: int = 10) -> None:
+    """A line for every so many steps, where a bar cannot be seen."""
+    if not screen.is_terminal and (done == total or done % max(1, total // lines) == 0):
+        screen.print(f"{what} {done}/{total}")
 
 
 @contextmanager
@@ -99,6 +104,7 @@ def training_listeners(screen: Console) -> Iterator["Listeners"]:
 
         def preparing(done: int, total: int) -> None:
             bars.update(task, description="preparing", completed=done, total=total)
+            _now_and_then(screen, "preparing", done, total)
 
         def training(moment: "Moment") -> None:
             bars.update(
@@ -112,5 +118,6 @@ def training_listeners(screen: Console) -> Iterator["Listeners"]:
 
         def validating(done: int, total: int) -> None:
             bars.update(task, description="validating", completed=done, total=total)
+            _now_and_then(screen, "validating", done, total, lines=4)
 
         yield Listeners(preparing, training, validating)

@@ -34,6 +34,10 @@ WEIGHTS, CARD, EXAMPLE = "weights.safetensors", "card.json", "example.safetensor
 DETAIL, OF_EXAMPLE = "detail.safetensors", "example."
 SIDE = 24
 """Voxels along each side of the patches that a detail network sees."""
+MOST_LOOKS = 14
+"""At one place: from it and from its six neighbours, as it is and mirrored."""
+LATER = {"rings": 0, "looks": 1}
+"""What a detail network may be asked for since a later version, and what asks for nothing."""
 TINY = 1e-6
 """The least that may be said for int8, and the inverse of the most."""
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -65,6 +69,7 @@ class Detail:
         width: channels at full resolution.
         most: bright places that it is shown of a scan.
         rings: places with a bright shell around them that it is shown besides.
+        looks: how often it looks at a place that may be a metastasis; at most ``MOST_LOOKS``.
         shift: taken off the log odds of bright places: it learns from more metastases than there
             are.
         veto: log odds below which a small finding of the other network is dropped; None: never.
@@ -76,6 +81,7 @@ class Detail:
     width: int = 16
     most: int = 250
     rings: int = 0
+    looks: int = 1
     shift: float = 0.0
     veto: float | None = None
     example: Tensors = field(default_factory=dict, repr=False)
@@ -84,28 +90,32 @@ class Detail:
         """Refuse what cannot be."""
         finite = all(map(math.isfinite, (self.shift, self.veto or 0.0)))
         shown = 1 <= self.most <= 10_000 and 0 <= self.rings <= 10_000
-        if not (1 <= self.width <= 256 and shown and finite):
+        often = 1 <= self.looks <= MOST_LOOKS
+        if not (1 <= self.width <= 256 and shown and often and finite):
             raise BundleError(
-                f"detail network of width {self.width}, {self.most} and {self.rings} places, shift "
-                f"{self.shift}, veto {self.veto}; expected 1 to 256, 1 to 10000, 0 to 10000, and "
-                "numbers"
+                f"detail network of width {self.width}, {self.most} and {self.rings} places, "
+                f"{self.looks} looks, shift {self.shift}, veto {self.veto}; expected 1 to 256, "
+                f"1 to 10000, 0 to 10000, 1 to {MOST_LOOKS}, and numbers"
             )
 
     def settings(self) -> dict[str, Any]:
         """All of it but its weights and example."""
         return {
-            "width": self.width, "most": self.most, "rings": self.rings, "shift": self.shift,
-            "veto": self.veto,
+            "width": self.width, "most": self.most, "rings": self.rings, "looks": self.looks,
+            "shift": self.shift, "veto": self.veto,
         }  # fmt: skip
 
     def identity(self) -> str:
         """SHA-256 of everything that its word depends on."""
-        said = self.settings()
-        if not self.rings:  # as before there were any
-            del said["rings"]
+        said = _without_later_ones(self.settings())
         digest = hashlib.sha256(repr(tuple(said.values())).encode())
         digest.update(weights_digest(self.weights).encode())
         return digest.hexdigest()
+
+
+def _without_later_ones(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a detail network as they were before there were those that are not used."""
+    return {k: value for k, value in said.items() if k not in LATER or LATER[k] != value}
 
 
 def weights_digest(weights: Tensors) -> str:
@@ -325,21 +335,22 @@ def without_findings(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _detail_card(detail: Detail) -> dict[str, Any]:
-    said = {name: value for name, value in detail.settings().items() if value is not None}
-    return said if detail.rings else {k: v for k, v in said.items() if k != "rings"}
+    said = _without_later_ones(detail.settings())
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _detail(card: Any, tensors: Tensors) -> Detail:
-    unknown = card.keys() - {"width", "most", "rings", "shift", "veto"}
+    unknown = card.keys() - {"width", "most", "rings", "looks", "shift", "veto"}
     if unknown:
         raise BundleError(
             f"it says {', '.join(sorted(unknown))} of its detail network, which is not known here; "
             "update brainmets"
         )
-    width, most, rings = card["width"], card["most"], card.get("rings", 0)
+    width, most = card["width"], card["most"]
+    rings, looks = (card.get(name, without) for name, without in LATER.items())
     shift, veto = card["shift"], card.get("veto")
     fit = type(shift) in (int, float) and type(veto) in (int, float, type(None))
-    if not (fit and all(type(number) is int for number in (width, most, rings))):
+    if not (fit and all(type(number) is int for number in (width, most, rings, looks))):
         raise BundleError("what it says of its detail network is damaged; expected numbers")
     example = {
         name.removeprefix(OF_EXAMPLE): values
@@ -348,7 +359,7 @@ def _detail(card: Any, tensors: Tensors) -> Detail:
     }
     weights = {name: v for name, v in tensors.items() if not name.startswith(OF_EXAMPLE)}
     veto = None if veto is None else float(veto)
-    return Detail(weights, width, most, rings, float(shift), veto, example)
+    return Detail(weights, width, most, rings, looks, float(shift), veto, example)
 
 
 def _int8_card(int8: Int8) -> dict[str, Any]:

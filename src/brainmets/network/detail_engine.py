@@ -42,6 +42,7 @@ class DetailEngine:
         see: the network.
         veto: log odds below which a small finding of the other network is dropped; None: never.
         rings: ringed places that it is shown besides.
+        looks: how often it looks at a place that may be a metastasis.
     """
 
     most: int
@@ -49,6 +50,7 @@ class DetailEngine:
     see: See
     veto: float | None = None
     rings: int = 0
+    looks: int = 1
 
     def log_odds(self, patches: Float32) -> Float32:
         """That a place is a metastasis: (N, 3, 24, 24, 24) → (N,).
@@ -97,10 +99,9 @@ def detail_engine(bundle: Bundle, beside: str, *, prove: bool = True) -> DetailE
     on_torch = _OnTorch(bundle, detail, device)
     if not beside.startswith("openvino"):
         on_torch.load()
-        return DetailEngine(detail.most, detail.shift, on_torch, detail.veto, detail.rings)
+        return _engine(detail, on_torch)
     fast = _OnOpenVino(bundle.name, detail)
-    careful = _Careful(fast, on_torch)
-    engine = DetailEngine(detail.most, detail.shift, careful, detail.veto, detail.rings)
+    engine = _engine(detail, _Careful(fast, on_torch))
     if not prove or not detail.example or fast.is_proved():
         detail_graph(bundle.name, detail, COUNT, outlined=True)  # refuses foreign tensors
         return engine
@@ -111,6 +112,12 @@ def detail_engine(bundle: Bundle, beside: str, *, prove: bool = True) -> DetailE
         return replace(engine, see=on_torch)
     fast.note_proof()
     return engine
+
+
+def _engine(detail: Detail, see: See) -> DetailEngine:
+    return DetailEngine(
+        detail.most, detail.shift, see, detail.veto, detail.rings, detail.looks
+    )  # fmt: skip
 
 
 def shown() -> Float32:

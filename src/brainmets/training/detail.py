@@ -1,10 +1,10 @@
 """Training the detail network: places of prepared scans, half of them easily mistaken.
 
 It learns from every lesion, around its centre, where it will be looked at, or anywhere in it, and
-from the bright and ringed places (:mod:`brainmets.inference.candidates`) that are none; of these,
-those that it last mistook come more often (hard negatives). Of so many few are ever drawn: a
-network that begins with another's weights looks at all of them first. Outlines are learnt on
-lesions alone.
+from the bright and ringed places (:mod:`brainmets.inference.candidates`) that are none. Of both,
+those that it last mistook come more often (hard examples). Of the places that are none few are
+ever drawn: a network that begins with another's weights looks at all of them first. Outlines are
+learnt on lesions alone.
 """
 
 import json
@@ -40,6 +40,8 @@ MIDDLES, SHOWN = 0.5, 0.3
 """How often a lesion is seen at its middle, and at a place that will be looked at."""
 RINGS = 50
 """Ringed places that a network is shown of a scan."""
+LOOKS = 14
+"""How often a network looks at a place that may be a metastasis."""
 SHIFTED_VOX = 2
 """How far off a patch's centre its place may lie."""
 LESION_COST, SOFT = 5.0, 5.0
@@ -49,8 +51,12 @@ SURVEYED = 40
 """Places of which a survey holds patches at a time."""
 TOGETHER = 4
 """Cases whose bright places are looked for at a time: each takes threads of its own."""
-LEAST_HARD, MOST_HARD = 0.01, 3.0
-"""Of the weights by which places that are none are drawn."""
+LEAST_HARD, MOST_HARD = 0.001, 3.0
+"""Of the weights by which places that are none are drawn: nearly all are as easy as can be."""
+LEAST_HARD_LESION, MOST_HARD_LESION = 0.05, 1.0
+"""The same of lesions: those of a voxel or two, which nobody can tell, are not to take over."""
+HARD_OTHERS, HARD_LESIONS = 0.75, 0.5
+"""Shares of a step's places that are drawn by how hard they were; the rest are drawn at random."""
 Progress = Callable[[int, int, float], None]
 Float32 = npt.NDArray[np.float32]
 
@@ -63,7 +69,7 @@ class Schedule:
         steps: optimiser steps.
         seed: of weights and draws.
         lesions: places a step that lie in a lesion.
-        others: places a step that do not; half of them by how hard they were.
+        others: places a step that do not.
         learning_rate: AdamW's peak, reached after 50 steps, then half a cosine down.
         width: channels at full resolution.
     """
@@ -123,6 +129,7 @@ class Run:
     network: DetailNet
     optimiser: torch.optim.Optimizer
     hardness: Float32
+    lesion_hardness: Float32
     step: int = 0
     losses: list[float] = field(default_factory=list)
 
@@ -242,13 +249,15 @@ def train_detail(
     weights = lesion_weights(lesions, spacing_mm)
     network = start.network if start else None
     settings = _settings(schedule, learnt_from, network)
-    run = _start(schedule, len(others), network)
+    run = _start(schedule, len(lesions), len(others), network)
     if checkpoint.is_file():
         _resume(run, checkpoint, settings)
-        if len(run.hardness) != len(others):
+        held, here = (len(run.lesion_hardness), len(run.hardness)), (len(lesions), len(others))
+        if held != here:
             raise ConfigError(
-                f"{checkpoint.name}: holds a run on {len(run.hardness)} bright places, and here "
-                f"there are {len(others)}; choose another folder, or delete it to start over"
+                f"{checkpoint.name}: holds a run on {held[0]} lesions and {held[1]} bright places, "
+                f"and here there are {here[0]} and {here[1]}; choose another folder, or delete it "
+                "to start over"
             )
     elif start and start.survey:
         hardness = start.survey()
@@ -282,7 +291,7 @@ def trained(
     """
     if not checkpoint.is_file():
         return None
-    run = _start(schedule, 0)
+    run = _start(schedule, 0, 0)
     _resume(run, checkpoint, _settings(schedule, learnt_from, start))
     return run.network.eval() if run.step == schedule.steps else None
 
@@ -303,7 +312,7 @@ def lesion_weights(
     return np.asarray(weights / weights.sum())
 
 
-def _start(schedule: Schedule, others: int, start: DetailNet | None = None) -> Run:
+def _start(schedule: Schedule, lesions: int, others: int, start: DetailNet | None = None) -> Run:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(schedule.seed)
         network = DetailNet(schedule.width)
@@ -311,7 +320,7 @@ def _start(schedule: Schedule, others: int, start: DetailNet | None = None) -> R
         network.load_state_dict(start.state_dict())
     network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(network.parameters(), schedule.learning_rate, weight_decay=1e-3)
-    return Run(network, optimiser, np.ones(others, np.float32))
+    return Run(network, optimiser, np.ones(others, np.float32), np.ones(lesions, np.float32))
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:
@@ -329,13 +338,8 @@ def _learn(
 ) -> None:
     """One optimiser step."""
     rng = np.random.default_rng([schedule.seed, run.step])
-    chosen = rng.choice(len(lesions), schedule.lesions, p=weights)
-    hard = schedule.others // 2
-    odds = run.hardness.astype(np.float64)
-    drawn = np.concatenate([
-        rng.choice(len(others), schedule.others - hard),
-        rng.choice(len(others), hard, p=odds / odds.sum()),
-    ])  # fmt: skip
+    chosen = _drawn(weights, run.lesion_hardness, schedule.lesions, HARD_LESIONS, rng)
+    drawn = _drawn(np.ones(len(others)), run.hardness, schedule.others, HARD_OTHERS, rng)
     places = [(case, _place_in(case, n, rng)) for case, n in (lesions[i] for i in chosen)]
     places += [others[i] for i in drawn]
     patches, outlines = patches_of(places, schedule.lesions, rng)
@@ -353,9 +357,27 @@ def _learn(
     torch.autograd.backward(loss)
     nn.utils.clip_grad_norm_(run.network.parameters(), 5.0)
     run.optimiser.step()
-    run.hardness[drawn] = costs.detach().numpy()[schedule.lesions :].clip(LEAST_HARD, MOST_HARD)
+    seen, rest = np.split(costs.detach().numpy(), [schedule.lesions])
+    run.lesion_hardness[chosen] = seen.clip(LEAST_HARD_LESION, MOST_HARD_LESION)
+    run.hardness[drawn] = rest.clip(LEAST_HARD, MOST_HARD)
     run.losses.append(value)
     run.step += 1
+
+
+def _drawn(
+    weights: npt.NDArray[np.float64],
+    hardness: Float32,
+    number: int,
+    share: float,
+    rng: np.random.Generator,
+) -> npt.NDArray[np.int64]:
+    """Numbers drawn by weight; of the last ones, a share of all, by weight and hardness."""
+    hard = int(share * number)
+    odds = weights * hardness
+    return np.concatenate([
+        rng.choice(len(weights), number - hard, p=weights / weights.sum()),
+        rng.choice(len(weights), hard, p=odds / odds.sum()),
+    ])  # fmt: skip
 
 
 def _place_in(case: Source, number: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -416,18 +438,20 @@ def outline_loss(logits: Tensor, truth: Tensor) -> Tensor:
 def _save(run: Run, checkpoint: Path, settings: str) -> None:
     state = {
         "step": run.step, "losses": run.losses, "hardness": torch.from_numpy(run.hardness),
+        "lesion_hardness": torch.from_numpy(run.lesion_hardness),
         "network": run.network.state_dict(), "optimiser": run.optimiser.state_dict(),
     }  # fmt: skip
     write_checkpoint(checkpoint, settings, state)
 
 
 def _resume(run: Run, checkpoint: Path, settings: str) -> None:
-    names = ("step", "losses", "hardness", "network", "optimiser")
+    names = ("step", "losses", "hardness", "lesion_hardness", "network", "optimiser")
     saved = read_checkpoint(checkpoint, lambda held: bool(held == settings), names)
     run.network.load_state_dict(saved["network"])
     run.optimiser.load_state_dict(saved["optimiser"])
     run.step, run.losses = saved["step"], saved["losses"]
     run.hardness = saved["hardness"].numpy().copy()
+    run.lesion_hardness = saved["lesion_hardness"].numpy().copy()
 
 
 def weights_of(network: DetailNet) -> dict[str, npt.NDArray[np.float16]]:

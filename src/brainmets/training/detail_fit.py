@@ -24,6 +24,7 @@ from brainmets.network.detail_engine import DetailEngine, detail_engine, example
 from brainmets.preprocess.prepare import Prepared, restore
 from brainmets.training.beginning import RANDOM
 from brainmets.training.detail import (
+    LOOKS,
     RINGS,
     Beginning,
     Schedule,
@@ -120,7 +121,7 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
         learn, bundle.recipe, work / ENTRIES, target_labels=target_labels, workers=workers,
         progress=tell.preparing,
     )  # fmt: skip
-    blank = Detail({}, schedule.width, rings=RINGS)
+    blank = Detail({}, schedule.width, rings=RINGS, looks=LOOKS)
     keys, checkpoint = [case.key for case in prepared], work / CHECKPOINT
     network = trained(schedule, checkpoint, keys, begun)
     if network is None:
