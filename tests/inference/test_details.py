@@ -1,5 +1,7 @@
 """The detail network's word is added where it looked, and nowhere else."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -118,14 +120,16 @@ def test_log_odds_of_bright_places_are_shifted():
 
 def test_a_place_that_may_be_one_is_looked_at_from_all_sides():
     asked = []
+    pyramid = pyramid_of(scan_of(np.random.default_rng(3).normal(size=SHAPE)))
+    unlikely, place = np.array([30, 30, 30]), np.array([24, 20, 28])
 
-    def see(patches, outlined):
+    def see(patches, _):
         asked.extend(patches)
-        return np.full(len(patches), MAY_BE + 0.1, np.float32), patches[:, 0] if outlined else None
+        hardly = [np.array_equal(patch, pyramid.around(unlikely[None])[0]) for patch in patches]
+        return np.where(hardly, MAY_BE - 0.1, MAY_BE + 0.1).astype(np.float32), None
 
-    prepared = scan_of(np.random.default_rng(3).normal(size=SHAPE))
-    pyramid, place = pyramid_of(prepared), np.array([24, 20, 28])
-    _log_odds(DetailEngine(40, 0.0, see, looks=MOST_LOOKS), pyramid, place[None])
+    engine = DetailEngine(40, 0.0, see, looks=MOST_LOOKS)
+    _log_odds(engine, pyramid, np.array([unlikely, place]))
     wanted = [
         patch
         for aside in ((0, 0, 0), *np.eye(3, dtype=int), *-np.eye(3, dtype=int))
@@ -136,7 +140,7 @@ def test_a_place_that_may_be_one_is_looked_at_from_all_sides():
     seen = [patch for patch in asked if patch.any()]  # filled up with empty ones
     for patch in wanted:
         assert sum(np.array_equal(patch, each) for each in seen) == 1
-    assert len(seen) == MOST_LOOKS
+    assert len(seen) == MOST_LOOKS + 1  # the other place once
 
 
 @pytest.mark.parametrize(
@@ -145,19 +149,30 @@ def test_a_place_that_may_be_one_is_looked_at_from_all_sides():
         (1, 0.0, 0.0),
         (2, 0.0, (0 + 1) / 2),
         (MOST_LOOKS, 0.0, (10 + 11 + 12 + 13) / 4),
-        (MOST_LOOKS, -2.0, -2.0),
     ],
 )
 def test_the_surest_looks_count_where_there_may_be_something(looks, first, wanted):
-    asked = []
+    engine = DetailEngine(40, 0.0, counting(first), looks=looks)
+    found = _log_odds(engine, pyramid_of(scan()), np.array([[8, 8, 8]]))
+    assert found.tolist() == [wanted]
+
+
+def counting(*first):
+    """Calls the first looks so likely, and each later one likelier by 1."""
+    said = itertools.chain(first, itertools.count(1))
 
     def see(patches, _):
-        asked.append(len(asked))
-        return np.full(len(patches), first + asked[-1], np.float32), None
+        shown = patches.any((1, 2, 3, 4))
+        return np.array([next(said) if each else 0 for each in shown], np.float32), None
 
-    engine = DetailEngine(40, 0.0, see, looks=looks)
-    found = _log_odds(engine, pyramid_of(scan()), np.array([[0, 0, 0]]))
-    assert found.tolist() == [wanted]
+    return see
+
+
+def test_places_that_hardly_are_one_are_looked_at_once():
+    engine = DetailEngine(40, 0.0, counting(-2.0, 0.0, -3.0), looks=MOST_LOOKS)
+    places = np.array([[8, 8, 8], [9, 9, 9], [20, 20, 20]])
+    found = _log_odds(engine, pyramid_of(scan()), places)
+    assert found.tolist() == [-2, (10 + 11 + 12 + 13) / 4, -3]
 
 
 def test_places_at_the_edge_are_looked_at_from_within():
@@ -170,6 +185,36 @@ def test_places_at_the_edge_are_looked_at_from_within():
 
     found = _log_odds(DetailEngine(40, 0.0, see, looks=MOST_LOOKS), pyramid_of(prepared), corners)
     assert found.tolist() == [0, 0]
+
+
+def off_the_middle(value):
+    """Says ``value``, and 4 more once a patch is mirrored."""
+
+    def see(patches, outlined):
+        right = patches[:, 0, 12:].sum((1, 2, 3))
+        mirrored = right < patches[:, 0, :12].sum((1, 2, 3))
+        outlines = np.ones_like(patches[:, 0]) if outlined else None
+        return np.where(mirrored, value + 4, value).astype(np.float32), outlines
+
+    return see
+
+
+def brighter_to_the_right():
+    return scan_of(noise() + np.linspace(0, 1.5, SHAPE[0])[:, None, None])
+
+
+@pytest.mark.parametrize(("looks", "wanted"), [(1, 1.0), (MOST_LOOKS, 5.0)])
+def test_bright_places_are_looked_at_as_often_as_the_model_says(looks, wanted):
+    seen = seen_in(brighter_to_the_right(), DetailEngine(40, 0.0, off_the_middle(1), looks=looks))
+    assert len(seen) > 5
+    assert np.median([each.log_odds for each in seen]) == wanted
+
+
+@pytest.mark.parametrize(("looks", "wanted"), [(1, -5.0), (MOST_LOOKS, -1.0)])
+def test_findings_are_all_looked_at_as_often_however_unlikely(looks, wanted):
+    detail = DetailEngine(40, 0.0, off_the_middle(-5), looks=looks)
+    (judged,) = judged_in(brighter_to_the_right(), findings(((30, 28, 26), 5)), detail)
+    assert judged.log_odds == wanted
 
 
 # --- small findings of the other network ------------------------------------------

@@ -119,6 +119,11 @@ def test_a_result_is_a_function_of_all_of_it(change):
     assert len(identities) == 4
 
 
+def test_looks_are_not_mistaken_for_ringed_places():
+    detail = random_detail()
+    assert replace(detail, rings=7).identity() != replace(detail, looks=7).identity()
+
+
 @pytest.mark.parametrize("library", ["openvino", "torch"])
 @pytest.mark.parametrize("fault", ["missing", "superfluous", "shape", "not finite"])
 def test_tensors_that_do_not_fit_are_refused(library, fault, tmp_path, monkeypatch):

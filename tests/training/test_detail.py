@@ -10,14 +10,15 @@ from brainmets.cohort import Cohort
 from brainmets.config import Recipe
 from brainmets.errors import CohortError, ConfigError
 from brainmets.network import openvino_engine
-from brainmets.network.bundle import SIDE, Detail, Int8, write
+from brainmets.network.bundle import MOST_LOOKS, SIDE, Detail, Int8, write
 from brainmets.network.detail import DetailNet
 from brainmets.network.detail_engine import DetailEngine, verify_detail
 from brainmets.pipeline import DETAIL_MB, Model, analyse, expected_peak_mb, run_by
 from brainmets.training import detail_fit
 from brainmets.training.detail import (
-    LOOKS,
+    LEAST_HARD,
     MIDDLES,
+    MOST_HARD,
     RINGS,
     SHOWN,
     Beginning,
@@ -241,17 +242,24 @@ def test_a_survey_of_other_places_is_not_kept(data, tmp_path):
 
 def test_a_survey_is_the_cost_of_every_place(data):
     told = []
-    costs = survey(data, lambda patches: patches[:, 0, 12, 12, 12], lambda *m: told.append(m))
-    centres = np.concatenate([case.pyramid.around(case.others)[:, 0, 12, 12, 12] for case in data])
-    assert np.allclose(costs, np.log1p(np.exp(centres)).clip(0.01, 3), atol=1e-5)
+
+    def log_odds(patches):
+        return patches[:, 0, 12, 12, 12] - 9
+
+    costs = survey(data, log_odds, lambda *m: told.append(m))
+    centres = np.concatenate([log_odds(case.pyramid.around(case.others)) for case in data])
+    assert np.allclose(costs, np.log1p(np.exp(centres)).clip(LEAST_HARD, MOST_HARD), atol=1e-5)
+    assert costs.min() == np.float32(LEAST_HARD)
     assert told == [(1, 2), (2, 2)]
 
 
 def test_a_checkpoint_of_other_places_is_refused(data, tmp_path):
     train_detail(data, 1.0, quick(steps=1), tmp_path / "a.pt")
     fewer = [replace(case, others=case.others[:-1]) for case in data]
-    with pytest.raises(ConfigError, match="bright places, and here there are"):
-        train_detail(fewer, 1.0, quick(steps=1), tmp_path / "a.pt")
+    one_less = replace(data[0], lesions=data[0].lesions[1:], shown=data[0].shown[1:])
+    for other in (fewer, [one_less, *data[1:]]):
+        with pytest.raises(ConfigError, match="bright places, and here there are"):
+            train_detail(other, 1.0, quick(steps=1), tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK" + bytes(100)])
@@ -390,7 +398,7 @@ def test_the_model_gets_it_with_what_it_finds(blind, cohort, tmp_path):
     assert verify_detail(done, run_by(done, Nothing()).detail) < 2e-3
     assert "start" not in said
     assert not surveyed  # by nobody: it begins with random weights
-    assert (done.detail.rings, done.detail.looks) == (RINGS, LOOKS)
+    assert (done.detail.rings, done.detail.looks) == (RINGS, MOST_LOOKS)
 
 
 def test_it_begins_with_the_network_that_a_model_has(blind, cohort, tmp_path):

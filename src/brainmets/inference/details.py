@@ -45,11 +45,12 @@ NEARLY = 1.1
 MAY_BE = -1.0
 """Log odds above which a place is looked at again, if it is looked at more than once."""
 SUREST = 4
-"""The mean of so many looks counts, those with the highest log odds: a place that was found is
-seldom a metastasis' middle, and next to it the network may see it better."""
+"""The mean of so many looks counts (of all, if they are fewer), those with the highest log odds:
+a place that was found is seldom a metastasis' middle, and next to it the network may see it
+better."""
 ASIDE = np.concatenate([np.zeros((1, 3), int), np.eye(3, dtype=int), -np.eye(3, dtype=int)])
-LOOKS = tuple(product(ASIDE, (1, -1)))
-"""Voxels beside a place, and steps along x: as it is, or mirrored left to right."""
+LOOKS = tuple(product(ASIDE, (False, True)))
+"""Voxels beside a place, and whether it is mirrored left to right."""
 REACH_VOX = 2
 """An outline counts where it comes as near as this to its place."""
 
@@ -84,7 +85,7 @@ class Judged:
 
     Attributes:
         voxels: of the prepared scan, indices along x, y and z.
-        log_odds: that it is a metastasis, as the network gives them.
+        log_odds: that it is a metastasis, not shifted.
         size: its volume, as a share of the largest that is small: above 1 it stays.
     """
 
@@ -120,7 +121,6 @@ class Pyramid:
             kept_as: float16 takes half the memory.
         """
         half = SIDE // 2
-        self.last = np.array(image.shape) - 1
         whole = [(0, -n % max(SCALES)) for n in image.shape]
         filled = np.pad(np.clip(image, *LIMITS), whole)
         self.levels = [np.pad(_averaged(filled, scale).astype(kept_as), half) for scale in SCALES]
@@ -142,7 +142,7 @@ def _averaged(image: Float32, scale: int) -> Float32:
 
 
 class Details:
-    """The detail network's word on a scan: bright places are looked at once, findings each time."""
+    """The detail network's word on a scan; places are looked at once, findings whenever asked."""
 
     def __init__(self, prepared: Prepared, detail: DetailEngine) -> None:
         """Look at bright places.
@@ -223,30 +223,44 @@ def _parts(*arrays: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[Any], ...]]:
         yield tuple(array[first : first + 4 * COUNT] for array in arrays)
 
 
-def _log_odds(detail: DetailEngine, pyramid: Pyramid, places: Places) -> Float32:
-    """Of places, voxels of the pyramid's image; the surest looks at those that may be one."""
-    found = _looked(detail, pyramid, places)
-    again = np.flatnonzero(found > MAY_BE)
+def _log_odds(
+    detail: DetailEngine, pyramid: Pyramid, places: Places, may_be: float = MAY_BE
+) -> Float32:
+    """Of places, voxels of the pyramid's image.
+
+    Those whose first look gives more than ``may_be`` are looked at again, and their surest looks
+    count. What would lie before the image's first voxel is looked at from there.
+    """
+    found = _looked(detail, pyramid, places, np.zeros(len(places), bool))
+    again = np.flatnonzero(found > may_be)
     if detail.looks > 1 and len(again):
-        others = [
-            _looked(detail, pyramid, np.clip(places[again] + aside, 0, pyramid.last), step)
-            for aside, step in LOOKS[1 : detail.looks]
-        ]
-        found[again] = np.sort([found[again], *others], 0)[-SUREST:].mean(0)
+        beside, mirrored = zip(*LOOKS[1 : detail.looks], strict=True)
+        there = np.maximum(places[again] + np.array(beside)[:, None], 0)
+        others = _looked(detail, pyramid, there.reshape(-1, 3), np.repeat(mirrored, len(again)))
+        looks = np.concatenate([found[None, again], others.reshape(-1, len(again))])
+        found[again] = np.sort(looks, 0)[-SUREST:].mean(0)
     return found
 
 
-def _looked(detail: DetailEngine, pyramid: Pyramid, places: Places, step: int = 1) -> Float32:
-    """One look at each place; ``step`` -1: mirrored left to right."""
-    patches = (pyramid.around(part)[:, :, ::step] for (part,) in _parts(places))
-    found = [detail.log_odds(np.ascontiguousarray(part)) for part in patches]
-    return np.concatenate([np.zeros(0, np.float32), *found])
+def _looked(
+    detail: DetailEngine, pyramid: Pyramid, places: Places, mirrored: npt.NDArray[np.bool_]
+) -> Float32:
+    """One look at each place."""
+    found = [np.zeros(0, np.float32)]
+    for part, turned in _parts(places, mirrored):
+        patches = pyramid.around(part)
+        patches[turned] = patches[turned, :, ::-1]
+        found.append(detail.log_odds(patches))
+    return np.concatenate(found)
 
 
 def judge(
     probability: Volume, prepared: Prepared, detail: DetailEngine, pyramid: Pyramid
 ) -> tuple[Judged, ...]:
     """What the detail network says of the other network's small findings, at their middles.
+
+    All of them are looked at as often: fewer bits may move a middle by a voxel, and a finding
+    that was looked at again would be judged by another measure than one that was not.
 
     Of more than ``detail.most`` the largest are judged.
 
@@ -276,7 +290,8 @@ def judge(
     middles = np.array([_middle(voxels) for voxels in small])
     low = np.array([side.start for side in prepared.box])
     judged = []
-    for voxels, odds in zip(small, _log_odds(detail, pyramid, middles).tolist(), strict=True):
+    found_odds = _log_odds(detail, pyramid, middles, may_be=-math.inf).tolist()
+    for voxels, odds in zip(small, found_odds, strict=True):
         x, y, z = (voxels + low).T
         judged.append(Judged((x, y, z), odds, len(voxels) / most_vox))
     return tuple(judged)

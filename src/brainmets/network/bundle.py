@@ -69,7 +69,8 @@ class Detail:
         width: channels at full resolution.
         most: bright places that it is shown of a scan.
         rings: places with a bright shell around them that it is shown besides.
-        looks: how often it looks at a place that may be a metastasis; at most ``MOST_LOOKS``.
+        looks: how often it looks at a place that may be a metastasis: the first so many of
+            ``brainmets.inference.details.LOOKS``, at most ``MOST_LOOKS``.
         shift: taken off the log odds of bright places: it learns from more metastases than there
             are.
         veto: log odds below which a small finding of the other network is dropped; None: never.
@@ -108,7 +109,10 @@ class Detail:
     def identity(self) -> str:
         """SHA-256 of everything that its word depends on."""
         said = _without_later_ones(self.settings())
+        looks = said.pop("looks", None)
         digest = hashlib.sha256(repr(tuple(said.values())).encode())
+        if looks:
+            digest.update(f"{looks} looks".encode())
         digest.update(weights_digest(self.weights).encode())
         return digest.hexdigest()
 

@@ -1,10 +1,10 @@
-"""Training the detail network: places of prepared scans, half of them easily mistaken.
+"""Training the detail network: places of prepared scans, most of them easily mistaken.
 
 It learns from every lesion, around its centre, where it will be looked at, or anywhere in it, and
 from the bright and ringed places (:mod:`brainmets.inference.candidates`) that are none. Of both,
-those that it last mistook come more often (hard examples). Of the places that are none few are
-ever drawn: a network that begins with another's weights looks at all of them first. Outlines are
-learnt on lesions alone.
+those that it last mistook or has not yet seen come more often (hard examples). Of the places that
+are none few are ever drawn: a network that begins with another's weights looks at all of them
+first. Outlines are learnt on lesions alone.
 """
 
 import json
@@ -40,8 +40,6 @@ MIDDLES, SHOWN = 0.5, 0.3
 """How often a lesion is seen at its middle, and at a place that will be looked at."""
 RINGS = 50
 """Ringed places that a network is shown of a scan."""
-LOOKS = 14
-"""How often a network looks at a place that may be a metastasis."""
 SHIFTED_VOX = 2
 """How far off a patch's centre its place may lie."""
 LESION_COST, SOFT = 5.0, 5.0
@@ -56,7 +54,8 @@ LEAST_HARD, MOST_HARD = 0.001, 3.0
 LEAST_HARD_LESION, MOST_HARD_LESION = 0.05, 1.0
 """The same of lesions: those of a voxel or two, which nobody can tell, are not to take over."""
 HARD_OTHERS, HARD_LESIONS = 0.75, 0.5
-"""Shares of a step's places that are drawn by how hard they were; the rest are drawn at random."""
+"""Shares of a step's places that are drawn by how hard they were; of the rest, lesions are drawn
+by weight and others at random. What was not yet seen, or surveyed, counts 1."""
 Progress = Callable[[int, int, float], None]
 Float32 = npt.NDArray[np.float32]
 
@@ -371,7 +370,7 @@ def _drawn(
     share: float,
     rng: np.random.Generator,
 ) -> npt.NDArray[np.int64]:
-    """Numbers drawn by weight; of the last ones, a share of all, by weight and hardness."""
+    """Numbers drawn by weight, but for the last ``share`` of them: by weight times hardness."""
     hard = int(share * number)
     odds = weights * hardness
     return np.concatenate([

@@ -17,14 +17,21 @@ from brainmets.errors import CohortError, ConfigError
 from brainmets.inference.details import add, drop, judge, look_closely, pyramid_of
 from brainmets.inference.predict import predict
 from brainmets.io.storage import require_writable
-from brainmets.network.bundle import Bundle, Detail, find, read, without_findings, write
+from brainmets.network.bundle import (
+    MOST_LOOKS,
+    Bundle,
+    Detail,
+    find,
+    read,
+    without_findings,
+    write,
+)
 from brainmets.network.choice import Wanted, choose_engine
 from brainmets.network.detail import build_detail
 from brainmets.network.detail_engine import DetailEngine, detail_engine, example_of
 from brainmets.preprocess.prepare import Prepared, restore
 from brainmets.training.beginning import RANDOM
 from brainmets.training.detail import (
-    LOOKS,
     RINGS,
     Beginning,
     Schedule,
@@ -121,7 +128,7 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
         learn, bundle.recipe, work / ENTRIES, target_labels=target_labels, workers=workers,
         progress=tell.preparing,
     )  # fmt: skip
-    blank = Detail({}, schedule.width, rings=RINGS, looks=LOOKS)
+    blank = Detail({}, schedule.width, rings=RINGS, looks=MOST_LOOKS)
     keys, checkpoint = [case.key for case in prepared], work / CHECKPOINT
     network = trained(schedule, checkpoint, keys, begun)
     if network is None:
