@@ -17,8 +17,10 @@ from brainmets.pipeline import DETAIL_MB, Model, analyse, expected_peak_mb, run_
 from brainmets.training import detail_fit
 from brainmets.training.detail import (
     LEAST_HARD,
+    LEAST_HARD_LESION,
     MIDDLES,
     MOST_HARD,
+    MOST_HARD_LESION,
     RINGS,
     SHOWN,
     Beginning,
@@ -195,6 +197,8 @@ def test_a_lesion_that_was_missed_comes_more_often(data, tmp_path):
         train_detail(data, 1.0, quick(steps=40, lesions=6), tmp_path / "a.pt")
     later = drawn[len(drawn) // 2 :]
     assert 0.6 < later.count(1) / len(later) < 0.95
+    kept = torch.load(tmp_path / "a.pt", weights_only=True)["lesion_hardness"]
+    assert kept.unique().tolist() == pytest.approx([LEAST_HARD_LESION, MOST_HARD_LESION])
 
 
 def _interrupted(*_):

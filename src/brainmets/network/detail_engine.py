@@ -115,9 +115,7 @@ def detail_engine(bundle: Bundle, beside: str, *, prove: bool = True) -> DetailE
 
 
 def _engine(detail: Detail, see: See) -> DetailEngine:
-    return DetailEngine(
-        detail.most, detail.shift, see, detail.veto, detail.rings, detail.looks
-    )  # fmt: skip
+    return DetailEngine(detail.most, detail.shift, see, detail.veto, detail.rings, detail.looks)
 
 
 def shown() -> Float32:
