@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from brainmets.config import DecisionRule
 from brainmets.errors import GridMismatchError, VolumeError
-from brainmets.lesions import Lesion, components, find, measure
+from brainmets.lesions import Lesion, beyond, components, find, measure
 from brainmets.volume import AxisOrder, Grid, Volume, apply, reorient
 
 LEVELS = (0.0, 0.2, 0.3, 0.5, 0.6, 0.9)
@@ -415,6 +415,20 @@ def test_two_labels_that_touch_are_measured_apart():
     labels[1:3, 1, 1], labels[3:5, 1, 1] = 1, 2
     volumes = Counter(lesion.volume_mm3 for lesion in measure(Volume(labels, grid(labels.shape))))
     assert volumes == {2.0: 2}
+
+
+def test_only_what_is_large_and_mostly_outside_lies_beyond_the_brain():
+    labels, brain = np.zeros((60, 30, 30), np.int32), np.zeros((60, 30, 30), bool)
+    brain[:, :, 15:] = True
+    for label, first in enumerate((5, 9, 10, 14), start=1):  # all, 6, 5 and 1 of 10 slices outside
+        labels[12 * label : 12 * label + 9, 5:14, first : first + 10] = label
+    labels[2:6, 2:6, 1:5] = 5  # all of it outside, and small
+    where, fine = grid(labels.shape), grid(labels.shape, (0.5, 0.5, 0.5))
+    assert beyond(Volume(labels, where), Volume(brain, where)) == (1, 2)
+    assert beyond(Volume(labels, fine), Volume(brain, fine)) == ()
+    assert beyond(Volume(0 * labels, where), Volume(brain, where)) == ()
+    with pytest.raises(GridMismatchError, match="labels and brain mask"):
+        beyond(Volume(labels, where), Volume(brain, fine))
 
 
 def test_labels_that_are_no_whole_numbers_and_foreign_grids_are_refused():
