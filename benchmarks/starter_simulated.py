@@ -98,12 +98,18 @@ class Blob:
 
 @dataclass(frozen=True)
 class Job:
-    """A case, and what is missing of it; goes to another process."""
+    """A case, and what is missing of it; goes to another process.
+
+    Attributes:
+        folder: of the model's answers.
+        detected: of the simple detector's, which are the same for every model.
+    """
 
     group: str
     number: int
     plan: Stress
     folder: Path
+    detected: Path
     identity: str
     with_model: bool
     until: float
@@ -149,7 +155,13 @@ def main() -> None:
 # --- cases ------------------------------------------------------------------------------
 
 
-def jobs_of(group: str, count: int, model: Model, options: argparse.Namespace) -> list[Job]:
+def jobs_of(
+    group: str,
+    count: int,
+    model: Model,
+    options: argparse.Namespace,
+    detected: Path | None = None,
+) -> list[Job]:
     """Jobs of a group, map by map: reading one takes longer than simulating in it."""
     folder = Path(os.environ["BRAINMETS_DATA"]) / "anatomy"
     maps = tuple(folder / f"training_seg_{n:02d}.nii.gz" for n in MAPS[group])
@@ -157,7 +169,8 @@ def jobs_of(group: str, count: int, model: Model, options: argparse.Namespace) -
     plan = Stress(options.model, max(count, 1), SEEDS[group], maps, lesions=lesions)
     asked, until = group != "tuning", time.time() + 60 * options.minutes
     work = options.work.resolve()
-    jobs = [Job(group, n, plan, work, model.bundle.identity, asked, until) for n in range(count)]
+    blobs, identity = (detected or work).resolve(), model.bundle.identity
+    jobs = [Job(group, n, plan, work, blobs, identity, asked, until) for n in range(count)]
     return sorted(jobs, key=lambda job: (job.number % len(maps), job.number))
 
 
@@ -168,8 +181,8 @@ def made(job: Job) -> Case | None:
         hashlib.sha256(f"{common} {rest}".encode()).hexdigest()
         for rest in (job.identity, f"detector {DETECTOR}")
     )
-    stem = job.folder / f"{job.group}-{job.number:03d}"
-    model_file, blob_file = (stem.with_suffix(end) for end in (".model.json", ".blobs.json"))
+    stem = f"{job.group}-{job.number:03d}"
+    model_file, blob_file = job.folder / f"{stem}.model.json", job.detected / f"{stem}.blobs.json"
     answer, blobs = stored(model_file, model_key), stored(blob_file, blob_key)
     if blobs is None or (answer is None and job.with_model):
         if time.time() > job.until:
@@ -364,7 +377,7 @@ def told(groups: dict[str, list[Case]], model: Model) -> dict[str, Any]:
         "simulator": SIMULATOR,
         "difficulty": hard,
         **detectors,
-        "starter": judged(groups, weights, model.bundle.rule.high),
+        "starter": judged(groups, weights, model.bundle.rule.told(model.bundle.temperature).high),
     }
 
 

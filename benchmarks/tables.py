@@ -18,6 +18,7 @@ from tables_starter import (
     contrast,
     goals,
     real,
+    seeds,
     simulated,
     sizes,
     tiles,
@@ -352,6 +353,7 @@ HELD = (
 OPTIONAL: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("starter_simulated", simulated),
     ("starter_simulated", goals),
+    ("second_seed", seeds),
     ("lesion_sizes", sizes),
     ("tiles", tiles),
     ("sizes", _cost),

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from brainmets.config import DecisionRule
 from brainmets.errors import GridMismatchError, VolumeError
-from brainmets.lesions import Lesion, beyond, components, find, measure
+from brainmets.lesions import Lesion, components, find, measure, shares_outside
 from brainmets.volume import AxisOrder, Grid, Volume, apply, reorient
 
 LEVELS = (0.0, 0.2, 0.3, 0.5, 0.6, 0.9)
@@ -417,18 +417,17 @@ def test_two_labels_that_touch_are_measured_apart():
     assert volumes == {2.0: 2}
 
 
-def test_only_what_is_large_and_mostly_outside_lies_beyond_the_brain():
+def test_shares_outside_the_brain_are_those_of_each_lesion():
     labels, brain = np.zeros((60, 30, 30), np.int32), np.zeros((60, 30, 30), bool)
     brain[:, :, 15:] = True
-    for label, first in enumerate((5, 9, 10, 14), start=1):  # all, 6, 5 and 1 of 10 slices outside
+    for label, first in {1: 5, 2: 9, 4: 14}.items():  # all, 6 and 1 of 10 slices outside
         labels[12 * label : 12 * label + 9, 5:14, first : first + 10] = label
-    labels[2:6, 2:6, 1:5] = 5  # all of it outside, and small
-    where, fine = grid(labels.shape), grid(labels.shape, (0.5, 0.5, 0.5))
-    assert beyond(Volume(labels, where), Volume(brain, where)) == (1, 2)
-    assert beyond(Volume(labels, fine), Volume(brain, fine)) == ()
-    assert beyond(Volume(0 * labels, where), Volume(brain, where)) == ()
+    where = grid(labels.shape)
+    shares = shares_outside(Volume(labels, where), Volume(brain, where))
+    assert shares == pytest.approx({1: 1.0, 2: 0.6, 4: 0.1})
+    assert shares_outside(Volume(0 * labels, where), Volume(brain, where)) == {}
     with pytest.raises(GridMismatchError, match="labels and brain mask"):
-        beyond(Volume(labels, where), Volume(brain, fine))
+        shares_outside(Volume(labels, where), Volume(brain, grid(labels.shape, (1, 1, 2))))
 
 
 def test_labels_that_are_no_whole_numbers_and_foreign_grids_are_refused():

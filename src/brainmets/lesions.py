@@ -56,9 +56,6 @@ NOISE_SHARE = 0.5
 CLOSE_SHARE, CLOSE_VOXELS = 0.05, 2
 """How far the volumes of the same lesion may lie apart: the larger of the two."""
 
-BEYOND_MM, BEYOND_SHARE = 10.0, 0.5
-"""A finding larger than this, and of which more than so much lies outside the brain, is none."""
-
 ROUNDING = 1e-9
 """Relative play against rounding, so that a turned header cannot flip ``volume ≥ smallest``."""
 
@@ -127,28 +124,22 @@ def find(probability: Volume, rule: DecisionRule) -> Volume:
     return _ranked(parts, box, probability.grid, keep, least_vox)
 
 
-def beyond(labels: Volume, brain: Volume) -> tuple[int, ...]:
-    """Large findings that lie for the most part outside the brain, such as fat behind an eye.
-
-    Small ones are left: a brain mask that is a millimetre too small can hold little of them.
+def shares_outside(labels: Volume, brain: Volume) -> dict[int, float]:
+    """How much of each lesion lies outside the brain, by label.
 
     Args:
-        labels: from :func:`find`.
-        brain: mask of brain and CSF on the same grid, > 0 inside, without a margin.
-
-    Returns:
-        Their labels, ascending.
+        labels: whole numbers; 0 and below are background.
+        brain: mask of brain and CSF on the same grid, > 0 inside.
 
     Raises:
         GridMismatchError: the two do not lie on the same voxels.
     """
     require_same_grid(labels.grid, brain.grid, "labels and brain mask")
     found = labels.data > 0
-    owner, inside = labels.data[found], brain.data[found] > 0
-    voxels = np.bincount(owner)
-    outside = np.bincount(owner[~inside], minlength=len(voxels))
-    large = voxels * labels.grid.voxel_volume_mm3 > math.pi / 6 * BEYOND_MM**3
-    return tuple(np.flatnonzero(large & (outside > BEYOND_SHARE * voxels)).tolist())
+    owner, outside = labels.data[found], brain.data[found] <= 0
+    numbers, at = np.unique(owner, return_inverse=True)
+    voxels, beyond = np.bincount(at), np.bincount(at, outside)
+    return dict(zip(numbers.tolist(), (beyond / voxels).tolist(), strict=True))
 
 
 def doubtful(probability: Volume, rule: DecisionRule) -> tuple[Box, ...]:

@@ -1,23 +1,21 @@
 """The straight line, for one case: read, prepare, predict, restore, find, measure, report."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import brainmets
 from brainmets.cohort import Scan, stem
 from brainmets.concurrency import meanwhile, threads
-from brainmets.config import DecisionRule, to_mapping
+from brainmets.config import to_mapping
 from brainmets.errors import ConfigError
 from brainmets.inference.details import Details
 from brainmets.inference.predict import calibrated, predict
 from brainmets.inference.second_look import looked_at_again
 from brainmets.io import images, nifti
-from brainmets.lesions import BEYOND_MM, Lesion, beyond, components, doubtful, find, measure
+from brainmets.lesions import components, doubtful, find, measure, shares_outside
 from brainmets.network import bundle as bundles
 from brainmets.network.bundle import Bundle
 from brainmets.network.choice import Wanted, choose_engine, exact_engine, release
@@ -31,6 +29,8 @@ from brainmets.volume import Volume, on_grid
 
 DEFAULT_MODEL = "starter"
 MAX_MEMORY_GB = 3.0
+MOSTLY = 0.5
+"""Share of a finding outside the brain mask above which the report says so."""
 NETWORK_MB = {"bfloat16": 370, "float32": 740, "torch": 975, "second look": 440}
 WEIGHT_BYTES = {"openvino": 18, "torch": 6}
 DETAIL_MB, DETAIL_THREAD_MB = 100, 55
@@ -218,10 +218,11 @@ def analyse(
     probability, places = probability_of(prepared, model, told)
     del prepared
     told("lesions", 0, 1)
-    mask, left_out = found_in_brain(probability, model.bundle.rule, brain.mask)
+    mask = find(probability, model.bundle.rule)
     probability = calibrated(probability, model.bundle.temperature)
     lesions = measure(mask, probability=probability, brain=brain.mask)
-    checks = (*check_scan(scan), contrast(), *brain_checks(brain), *outside_checks(left_out))
+    outside = outside_checks(mask, brain.mask)
+    checks = (*check_scan(scan), contrast(), *brain_checks(brain), *outside)
     provenance = _provenance(brain, model, places)
     return Report(name, scan, mask, lesions, checks, probability, brain.mask, provenance)
 
@@ -306,44 +307,22 @@ def find_brain(
     return given_mask(volume, nifti.read_labels(brain_mask))
 
 
-def found_in_brain(
-    probability: Volume, rule: DecisionRule, brain: Volume
-) -> tuple[Volume, tuple[Lesion, ...]]:
-    """Lesions by a rule, without those of :func:`brainmets.lesions.beyond`.
+def outside_checks(mask: Volume, brain: Volume) -> tuple[Check, ...]:
+    """A line of the report's quality section on findings most of which the brain mask leaves out.
 
     Args:
-        probability: on the scanner's grid; 0 afterwards where a finding is left out.
-        rule: what a finding is.
-        brain: mask of brain and CSF on the same grid.
-
-    Returns:
-        The lesions, and the findings that are left out.
+        mask: labels 1…n of the lesions.
+        brain: mask of brain and CSF on the same grid, without the recipe's margin.
     """
-    mask = find(probability, rule)
-    labels = beyond(mask, brain)
+    shares = shares_outside(mask, brain)
+    labels = [str(label) for label, share in shares.items() if share > MOSTLY]
     if not labels:
-        return mask, ()
-    left_out = tuple(each for each in measure(mask, brain=brain) if each.label in labels)
-    is_left_out = np.zeros(int(mask.data.max()) + 1, bool)
-    is_left_out[list(labels)] = True
-    probability.data[is_left_out[mask.data]] = 0
-    del mask
-    return find(probability, rule), left_out
-
-
-def outside_checks(left_out: Sequence[Lesion]) -> tuple[Check, ...]:
-    """What was left out, as a line of the report's quality section."""
-    if not left_out:
         return ()
-    where = "; ".join(
-        f"{each.volume_mm3 / 1000:.2g} mL at {', '.join(f'{x:.0f}' for x in each.centroid_ras_mm)}"
-        for each in left_out
-    )
-    many = "1 finding" if len(left_out) == 1 else f"{len(left_out)} findings"
+    many = "finding" if len(labels) == 1 else "findings"
     detail = (
-        f"{many} larger than {BEYOND_MM:g} mm, mostly outside the brain mask, left out (RAS mm): "
-        f"{where}. Fat behind an eye looks like this, but so may a metastasis of the dura: look "
-        "there, or give a brain mask"
+        f"{many} {', '.join(labels)}: mostly outside the brain mask, in the margin around it. Fat "
+        "behind an eye looks like this; so may a metastasis of the dura, or one that the mask "
+        "leaves out"
     )
     return (Check("outside the brain", False, detail),)
 
