@@ -151,6 +151,24 @@ def test_without_figures_in_the_card_none_are_made_up(healthy, make_report):
     assert "states no sensitivity" in text
 
 
+def test_the_card_says_first_what_a_reader_asks_and_folds_the_rest_away(head, make_report):
+    bins = [{"share": 0.125, "voxels": 7}, {"share": 0.875, "voxels": 9}]
+    card = {"history": "long ago", "limits": "few", "calibration": {"bins": bins},
+            "mixed": [{"a": 1}, {"b": 2}], "none": []}  # fmt: skip
+    report = make_report(head)
+    told = {**report.provenance, "model": {"name": "bare", "sha256": None, "card": card}}
+    page = render(replace(report, provenance=told))
+    before, folded = page.split("<details>")
+    assert "few" in Outline(page).text
+    assert "few" in before
+    assert "long ago" not in before
+    folded = folded.split("</details>")[0]
+    assert "long ago" in folded
+    assert re.search(r"0\.125</td>\s*<td[^>]*>7</td>", folded)
+    assert folded.count(">share<") == 1
+    assert len(re.findall(r"<dt>[ab]</dt>", folded)) == 2
+
+
 def test_a_given_mask_is_named_as_such(head, healthy, make_report):
     for who in (head, healthy):
         report = make_report(who)

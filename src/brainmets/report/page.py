@@ -16,6 +16,8 @@ from brainmets.report.tables import total_volume_mm3
 
 ABSENT = "–"
 EMPTY: Mapping[str, Any] = {}
+MAIN = ("trained_on", "limits", "results", "licence")
+"""What a reader of a case wants to know of a model's card; the rest is folded away."""
 
 
 def render(report: Report) -> str:
@@ -43,7 +45,8 @@ def render(report: Report) -> str:
             attention=[check for check in report.checks if check.passed is False],
             at_edge=[lesion.label for lesion in report.lesions if lesion.touches_mask_edge],
             model=rest,
-            card={k: v for k, v in card.items() if k != "sensitivity_by_size"},
+            main_card={k: card[k] for k in MAIN if k in card},
+            card={k: v for k, v in card.items() if k not in {*MAIN, "sensitivity_by_size"}},
             sensitivity=_sensitivity(card.get("sensitivity_by_size")),
             extractor=report.provenance.get("extractor") or EMPTY,
             settings={k: report.provenance.get(k) for k in ("recipe", "decision_rule", "options")},
@@ -73,7 +76,7 @@ def _environment() -> jinja2.Environment:
         "words": _words,
         "data_uri": _data_uri,
     }
-    environment.tests |= {"nested": _is_nested}
+    environment.tests |= {"nested": _is_nested, "tabular": _is_tabular}
     environment.globals |= {"measurable": measurable, "many": MANY}
     return environment
 
@@ -101,7 +104,7 @@ def _yes_no(value: bool | None) -> str:
 
 def _plain(value: Any) -> str:
     """One value of the provenance as text."""
-    if value is None:
+    if value is None or value == "":
         return ABSENT
     if isinstance(value, bool):
         return _yes_no(value)
@@ -114,6 +117,15 @@ def _words(name: Any) -> str:
 
 def _is_nested(value: Any) -> bool:
     return isinstance(value, Mapping | list | tuple)
+
+
+def _is_tabular(value: Any) -> bool:
+    """A list of mappings with the same names, none of them nested: rows of a table."""
+    if not isinstance(value, list | tuple) or not value:
+        return False
+    if not all(isinstance(row, Mapping) and row.keys() == value[0].keys() for row in value):
+        return False
+    return not any(_is_nested(item) for row in value for item in row.values())
 
 
 def _data_uri(picture: Picture) -> str:
