@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 PROCESS = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
 """Which of several that ``torchrun`` started; only the first speaks, but of errors."""
+SCORE, WIDEST = "score", 10_000
 screen = Console(stderr=True, highlight=False, emoji=False, quiet=PROCESS != "0")
 
 
@@ -24,20 +26,34 @@ def say_error(message: str) -> None:
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output."""
+    """A table on standard output; if it is too wide, names of scores break between words."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    table = _table(title, header, rows)
+    endless = console.options.update(max_width=WIDEST)
+    if Measurement.get(console, endless, table).maximum > console.width:
+        of_words = [name == SCORE for name in header]
+        table = _table(title, header, [
+            [cell.replace("_", " ") if breaks else cell
+             for breaks, cell in zip(of_words, row, strict=True)]
+            for row in rows
+        ])  # fmt: skip
+    console.print(table)
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left")
     for name in header:
         table.add_column(name, overflow="fold")  # a narrow terminal must not cut names short
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    return table
 
 
 def print_mapping(title: str, values: Mapping[str, Mapping[str, object]]) -> None:
     """A table of values by group and key, on standard output."""
     rows = [(group, key, str(value)) for group, items in values.items()
             for key, value in items.items()]  # fmt: skip
-    print_table(title, ("on", "score", "value"), rows)
+    print_table(title, ("on", SCORE, "value"), rows)
 
 
 def lesion_labels(labels: Sequence[int] | None) -> tuple[int, ...] | None:
