@@ -36,14 +36,14 @@ def run(
     """Make a paper's tables, tests and figures from predictions and clinical tables."""
     from brainmets.apps.progress import steps
     from brainmets.evaluation.paper.run import run_paper
-    from brainmets.evaluation.paper.words import name_of, number
+    from brainmets.evaluation.paper.words import name_of, number, span
 
     with steps(screen, "scoring") as progress:
         results = run_paper(file, out, workers=workers, progress=progress)
     shown = [
         (
             row["cohort"], name_of(row["measure"]), str(row["patients"]), number(row["mean"]),
-            f"{number(row['mean_low'])} to {number(row['mean_high'])}",
+            span(row["mean_low"], row["mean_high"]),
         )
         for row in results.tables["results"]
         if row["subgroup"] == "all"
@@ -64,13 +64,13 @@ def compare(
 ) -> None:
     """Compare two studies of the same patients, say of two models: A − B, paired."""
     from brainmets.evaluation.paper.compare import compare_studies
-    from brainmets.evaluation.paper.words import name_of, number, p_text
+    from brainmets.evaluation.paper.words import name_of, number, p_text, span
 
     rows = [
         (
             row["cohort"], name_of(row["measure"]), str(row["pairs"]), number(row["first"]),
             number(row["second"]), number(row["difference"]),
-            f"{number(row['low'])} to {number(row['high'])}",
+            span(row["low"], row["high"]),
             p_text(row["p_holm"]).removeprefix("= ") if not row["reason"] else row["reason"],
         )
         for row in compare_studies(first, second, out)

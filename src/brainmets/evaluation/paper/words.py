@@ -24,6 +24,15 @@ def number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}".replace("-", "−")
 
 
+def span(low: float, high: float) -> str:
+    """An interval, or a dash where there is none.
+
+    >>> span(-0.5, 0.25), span(math.nan, math.nan)
+    ('−0.500 to 0.250', '–')
+    """
+    return number(math.nan) if math.isnan(low) else f"{number(low)} to {number(high)}"
+
+
 def p_text(p: float) -> str:
     """A p value as journals ask for it.
 
