@@ -246,7 +246,7 @@ def seeds(result: dict[str, Any]) -> str:
     value = result["value"]
     first, second, *_ = value["rows"]
     inside = [held for held in second["within_the_first"].values() if held is not None]
-    bins = list(first["difference"])
+    bins = ("< 3 mm", "3–4 mm", "4–6 mm", "6–10 mm", "≥ 10 mm", "≥ 6 mm", "all")
     header = ["second network", "", *bins, "false positives a scan", "of a scan without a lesion"]
     rows = []
     for number, row in enumerate(value["rows"]):
