@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from brainmets.concurrency import in_order
 from brainmets.evaluation.froc import Candidate, ScanCandidates, froc, operating_point
 from brainmets.evaluation.froc_intervals import resampled
 from brainmets.evaluation.statistics import draw, percentile_interval
@@ -38,9 +37,9 @@ from starter_simulated import (
     SIZE_BINS,
     Case,
     among,
+    grouped,
     jobs_of,
     judged,
-    made,
     shown,
 )
 
@@ -77,10 +76,7 @@ def main() -> None:
 
 
 def require_seeds(bundles: Sequence[Bundle]) -> None:
-    """Stop unless the first two models are of one training with two seeds, and all share the rest.
-
-    The rest is the first network.
-    """
+    """Stop unless the first two differ by their seed alone, and all share the first network."""
     trainings = [dict(bundle.card.get("detail", {}).get("training", {})) for bundle in bundles[:2]]
     seeds = {training.pop("seed", None) for training in trainings}
     begun = ["start" in bundle.card.get("detail", {}) for bundle in bundles[:2]]
@@ -102,15 +98,8 @@ def answered(
         for group in GROUPS
         for job in jobs_of(group, counts[group], model, asked, options.work)
     ]  # fmt: skip
-    cases: dict[tuple[str, int], Case] = {}
-    with in_order(options.workers) as run:
-        for job, case in zip(jobs, run(made, jobs), strict=True):
-            if case is not None:
-                cases[job.group, job.number] = case
-                print(f"{model.bundle.name}: {len(cases)}/{len(jobs)}", flush=True)
-    if len(cases) < len(jobs):
-        return None
-    return {group: [cases[group, n] for n in range(counts[group])] for group in GROUPS}
+    print(model.bundle.name, flush=True)
+    return grouped(jobs, counts, options.workers)
 
 
 def told(bundles: Sequence[Bundle], answers: Sequence[Groups]) -> dict[str, Any]:

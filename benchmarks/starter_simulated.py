@@ -135,16 +135,10 @@ def main() -> None:
     model = load_model(options.model)
     counts = {"test": options.cases, "empty": options.empty, "tuning": options.tuning}
     jobs = [job for group, n in counts.items() for job in jobs_of(group, n, model, options)]
-    cases: dict[tuple[str, int], Case] = {}
-    with in_order(options.workers) as run:
-        for job, case in zip(jobs, run(made, jobs), strict=True):
-            if case is not None:
-                cases[job.group, job.number] = case
-                print(f"{len(cases)}/{len(jobs)} {job.group} {job.number}", flush=True)
-    if len(cases) < len(jobs):
+    groups = grouped(jobs, counts, options.workers)
+    if groups is None:
         print("stopped; start again to go on")
         return
-    groups = {name: [cases[name, i] for i in range(n)] for name, n in counts.items()}
     value = told(groups, model)
     if options.trial:
         print(json.dumps(value, indent=1, ensure_ascii=False))
@@ -172,6 +166,21 @@ def jobs_of(
     blobs, identity = (detected or work).resolve(), model.bundle.identity
     jobs = [Job(group, n, plan, work, blobs, identity, asked, until) for n in range(count)]
     return sorted(jobs, key=lambda job: (job.number % len(maps), job.number))
+
+
+def grouped(
+    jobs: Sequence[Job], counts: dict[str, int], workers: int
+) -> dict[str, list[Case]] | None:
+    """The cases of each group, in order; None when time was up before all were made."""
+    cases: dict[tuple[str, int], Case] = {}
+    with in_order(workers) as run:
+        for job, case in zip(jobs, run(made, jobs), strict=True):
+            if case is not None:
+                cases[job.group, job.number] = case
+                print(f"{len(cases)}/{len(jobs)} {job.group} {job.number}", flush=True)
+    if len(cases) < len(jobs):
+        return None
+    return {name: [cases[name, i] for i in range(n)] for name, n in counts.items()}
 
 
 def made(job: Job) -> Case | None:
