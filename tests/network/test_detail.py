@@ -124,9 +124,10 @@ def test_looks_are_not_mistaken_for_ringed_places():
     assert replace(detail, rings=7).identity() != replace(detail, looks=7).identity()
 
 
+@pytest.mark.parametrize("example", [{}, {"log_odds": np.zeros(COUNT)}])
 @pytest.mark.parametrize("library", ["openvino", "torch"])
 @pytest.mark.parametrize("fault", ["missing", "superfluous", "shape", "not finite"])
-def test_tensors_that_do_not_fit_are_refused(library, fault, tmp_path, monkeypatch):
+def test_tensors_that_do_not_fit_are_refused(library, fault, example, tmp_path, monkeypatch):
     monkeypatch.setattr(openvino_engine, "cache_folder", lambda: tmp_path)
     weights = dict(random_detail().weights)
     if fault == "missing":
@@ -138,7 +139,7 @@ def test_tensors_that_do_not_fit_are_refused(library, fault, tmp_path, monkeypat
     else:
         weights["fine.0.conv1.weight"] = np.zeros((4, 1, 1, 1, 1), np.float16)
     with pytest.raises(BundleError):
-        detail_engine(bundle_with(Detail(weights, 4)), library)
+        detail_engine(bundle_with(Detail(weights, 4, example=example)), library)
 
 
 @pytest.mark.parametrize("fault", ["error", "numbers", "numbers of outlines"])

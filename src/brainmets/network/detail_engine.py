@@ -102,8 +102,8 @@ def detail_engine(bundle: Bundle, beside: str, *, prove: bool = True) -> DetailE
         return _engine(detail, on_torch)
     fast = _OnOpenVino(bundle.name, detail)
     engine = _engine(detail, _Careful(fast, on_torch))
+    detail_graph(bundle.name, detail, COUNT, outlined=True)  # refuses foreign tensors
     if not prove or not detail.example or fast.is_proved():
-        detail_graph(bundle.name, detail, COUNT, outlined=True)  # refuses foreign tensors
         return engine
     try:
         verify_detail(bundle, engine)
