@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +96,17 @@ def test_where_bf16_is_too_coarse_f32_is_used(bundle, cache, caplog, monkeypatch
 def test_the_shipped_model_keeps_to_its_tolerance_in_bf16(cache):
     starter = read(find("starter"))
     assert verify(starter, openvino_engine.openvino_engine(starter, "bf16")) <= 0.1
+
+
+def test_threads_that_share_a_network_each_get_their_own_answer(bundle, cache):
+    engine = openvino_engine.openvino_engine(bundle, "f32")
+    shape = bundle.example["input"].shape
+    tiles = [np.random.default_rng(n).standard_normal(shape, np.float32) for n in range(8)]
+    alone = [engine(tile) for tile in tiles]
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(engine, tiles * 4))
+    for number, found in enumerate(together):
+        assert np.array_equal(found, alone[number % len(alone)])
 
 
 def test_another_tile_does_not_change_an_earlier_answer(bundle, cache):

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,8 @@ def best_precision() -> str:
 class Compiled:
     """A network compiled for each shape it meets, from the cache where it was kept.
 
+    Threads take turns: OpenVINO answers one question at a time.
+
     Attributes:
         graph: makes the network for a shape (X, Y, Z).
         identity: of the weights and everything else the graph is made of.
@@ -87,6 +90,7 @@ class Compiled:
     precision: str
     folder: Path | None = None
     _ready: dict[Shape, Any] = field(default_factory=dict)
+    _in_turn: RLock = field(default_factory=RLock, repr=False)
 
     def __call__(self, image: Array) -> Array:
         """(channels, X, Y, Z) → (channels, X, Y, Z), in memory of its own."""
@@ -95,18 +99,20 @@ class Compiled:
     def outputs(self, image: Array, count: int) -> list[Array]:
         """The first outputs for (channels, X, Y, Z), each in memory of its own."""
         shape = (image.shape[1], image.shape[2], image.shape[3])
-        request = self.make_ready(shape)
         batch = np.ascontiguousarray(image[None], np.float32)
-        request.infer([batch], share_inputs=True)
-        tensors = (request.get_output_tensor(number) for number in range(count))
-        return [np.array(tensor.data[0], np.float32) for tensor in tensors]
+        with self._in_turn:
+            request = self.make_ready(shape)
+            request.infer([batch], share_inputs=True)
+            tensors = (request.get_output_tensor(number) for number in range(count))
+            return [np.array(tensor.data[0], np.float32) for tensor in tensors]
 
     def make_ready(self, shape: Shape) -> Any:
         """Load the network for a shape, or compile and keep it; give what runs it."""
-        request = self._ready.get(shape)
-        if request is None:
-            request = self._ready[shape] = self._load(shape).create_infer_request()
-        return request
+        with self._in_turn:
+            request = self._ready.get(shape)
+            if request is None:
+                request = self._ready[shape] = self._load(shape).create_infer_request()
+            return request
 
     def release(self) -> None:
         """Give memory back between uses; what is kept on disk is loaded again in no time."""
