@@ -2,9 +2,10 @@
 
 Parts: ``scans`` (real heads, and label maps 17–20 simulated in four contrasts, MindGrab side by
 side), ``lesions`` (200 simulated ones near the surface), ``perturbed`` (heads that are rotated,
-cropped, thick or noisy: does the mask suffer, and is it told?), ``time``; and ``tuning``: what the
-warnings look at, on label maps 15–16, where their limits were set. Masks of MindGrab take minutes
-each: with ``--mindgrab`` those that are missing are computed; they are kept in the cache.
+cropped, thick or noisy: does the mask suffer, and is it told?), ``time``, ``borders`` (how masks
+cut elsewhere would fit); and ``tuning``: what the warnings look at, on label maps 15–16, where
+their limits were set. Masks of MindGrab take minutes each: with ``--mindgrab`` those that are
+missing are computed; they are kept in the cache.
 
     BRAINMETS_DATA=FOLDER python benchmarks/brain.py [--parts scans,time] [--synthstrip FILE]
 """
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 import mindgrab
+from brain_borders import TUNING_MAPS, border_rows, dice, kept
 from brain_scans import BRAIN, CONTRASTS, MAPS, TISSUE, Target, anatomy_path, simulated, targets
 from brain_times import time_rows
 from brainmets.config import Recipe
@@ -51,7 +53,6 @@ from record import RESULTS, write
 
 Mask = npt.NDArray[np.bool_]
 MARGIN_MM = Recipe().brain_margin_mm
-TUNING_MAPS = (15, 16)
 LESIONS_A_HEAD, HEADS_A_MAP = 50, 1
 NEAR_MM = 3.0
 COMPARED = ("map_17_T1c", "map_18_T1", "map_19_T2", "map_20_FLAIR")
@@ -79,6 +80,7 @@ def main() -> None:
         "lesions": _lesions_kept,
         "perturbed": lambda: list(_perturbed_rows(chosen)),
         "tuning": lambda: list(_tuning_rows()),
+        "borders": lambda: list(border_rows(options.cache)),
         "time": lambda: time_rows(options.synthstrip),
     }
     for part in options.parts.split(","):
@@ -91,17 +93,6 @@ def _stored() -> dict[str, Any]:
     path = RESULTS / "brain.json"
     value = json.loads(path.read_text())["value"] if path.is_file() else {}
     return value if value.get("sha256") == builtin_sha256() else {"sha256": builtin_sha256()}
-
-
-def dice(one: Mask, other: Mask) -> float:
-    """Dice of two masks that are not both empty."""
-    both = np.count_nonzero(one & other)
-    return 2 * both / (np.count_nonzero(one) + np.count_nonzero(other))
-
-
-def kept(reference: Mask, mask: Mask) -> float:
-    """Share of the reference that the mask keeps."""
-    return np.count_nonzero(reference & mask) / np.count_nonzero(reference)
 
 
 def _widened(brain: Brain) -> Mask:
