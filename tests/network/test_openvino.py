@@ -109,6 +109,16 @@ def test_threads_that_share_a_network_each_get_their_own_answer(bundle, cache):
         assert np.array_equal(found, alone[number % len(alone)])
 
 
+def test_what_another_thread_uses_is_not_given_back(bundle, cache):
+    compiled = openvino_engine.openvino_engine(bundle, "f32").compiled
+    compiled.make_ready((32, 32, 32))
+    with compiled._in_turn, ThreadPoolExecutor(1) as other:
+        other.submit(compiled.release).result()
+        assert compiled._ready
+    compiled.release()
+    assert not compiled._ready
+
+
 def test_another_tile_does_not_change_an_earlier_answer(bundle, cache):
     engine = openvino_engine.openvino_engine(bundle, "f32")
     tile = bundle.example["input"]

@@ -115,14 +115,24 @@ class Compiled:
             return request
 
     def release(self) -> None:
-        """Give memory back between uses; what is kept on disk is loaded again in no time."""
+        """Give memory back between uses; what is kept on disk is loaded again in no time.
+
+        Where another thread uses it, nothing happens.
+        """
+        if not self._in_turn.acquire(blocking=False):
+            return
+        try:
+            self._give_back()
+        finally:
+            self._in_turn.release()
+
+    def _give_back(self) -> None:
         for shape, request in tuple(self._ready.items()):
             with suppress(OSError):  # a folder that may not even be looked into
                 if self.path(shape).is_file():
                     self._ready.pop(shape, None)
                     continue
-            with suppress(RuntimeError):  # another thread uses it
-                request.get_compiled_model().release_memory()
+            request.get_compiled_model().release_memory()
 
     def path(self, shape: Shape) -> Path:
         """Where the compiled model of a shape is kept."""
