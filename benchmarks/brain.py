@@ -21,8 +21,20 @@ import numpy.typing as npt
 from scipy import ndimage
 
 import mindgrab
-from brain_borders import TUNING_MAPS, border_rows, dice, kept
-from brain_scans import BRAIN, CONTRASTS, MAPS, TISSUE, Target, anatomy_path, simulated, targets
+from brain_borders import border_rows
+from brain_scans import (
+    BRAIN,
+    CONTRASTS,
+    MAPS,
+    TISSUE,
+    TUNING_MAPS,
+    Target,
+    anatomy_path,
+    dice,
+    kept,
+    simulated,
+    targets,
+)
 from brain_times import time_rows
 from brainmets.config import Recipe
 from brainmets.preprocess.brain import (
@@ -49,7 +61,7 @@ from brainmets.simulate.metastases import Plan, paint
 from brainmets.simulate.scanner import NEUROLOGICAL, Protocol, acquire, acquire_truth
 from brainmets.training.heads import brain_of, signed_distance
 from brainmets.volume import Grid, Volume, apply, to_nearest_ras
-from record import RESULTS, write
+from record import RESULTS, made, write
 
 Mask = npt.NDArray[np.bool_]
 MARGIN_MM = Recipe().brain_margin_mm
@@ -84,8 +96,9 @@ def main() -> None:
         "time": lambda: time_rows(options.synthstrip),
     }
     for part in options.parts.split(","):
-        found = parts[part]()
-        print(write("brain", {**_stored(), part: found}).read_text())
+        found, before = parts[part](), _stored()
+        measured = {**before.get("measured", {}), part: made()}
+        print(write("brain", {**before, part: found, "measured": measured}).read_text())
 
 
 def _stored() -> dict[str, Any]:

@@ -11,15 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import mindgrab
-from brain_scans import BRAIN, CONTRASTS, TISSUE, Target, simulated, targets
+from brain_scans import (
+    BRAIN,
+    CONTRASTS,
+    TISSUE,
+    TUNING_MAPS,
+    Target,
+    dice,
+    kept,
+    simulated,
+    targets,
+)
 from brainmets.preprocess.brain import builtin, cut, find_surfaces
 from brainmets.volume import to_nearest_ras
 
-Mask = npt.NDArray[np.bool_]
-TUNING_MAPS = (15, 16)
 BORDERS_MM = tuple(step / 4 for step in range(-8, 11))
 
 
@@ -29,17 +36,6 @@ def border_rows(cache: Path) -> Iterator[dict[str, Any]]:
         row = _row(target, cache)
         print(row, flush=True)
         yield row
-
-
-def dice(one: Mask, other: Mask) -> float:
-    """Dice of two masks that are not both empty."""
-    both = np.count_nonzero(one & other)
-    return 2 * both / (np.count_nonzero(one) + np.count_nonzero(other))
-
-
-def kept(reference: Mask, mask: Mask) -> float:
-    """Share of the reference that the mask keeps."""
-    return np.count_nonzero(reference & mask) / np.count_nonzero(reference)
 
 
 def _tuning() -> Iterator[Target]:

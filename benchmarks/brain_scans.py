@@ -35,6 +35,8 @@ from brainmets.volume import Grid, Volume
 BRAIN, TISSUE = "brain + CSF", "tissue"
 CONTRASTS = ("T1c", "T1", "T2", "FLAIR")
 MAPS = (17, 18, 19, 20)
+TUNING_MAPS = (15, 16)
+Mask = npt.NDArray[np.bool_]
 CACHE = Path(__file__).parents[1] / "work" / "brain"
 """What takes long to make is kept here; the folder may be deleted."""
 Span = tuple[float, float]
@@ -68,6 +70,17 @@ class Target:
     group: str
     kind: str
     read: Callable[[], tuple[Volume, dict[str, Volume]]] = field(repr=False)
+
+
+def dice(one: Mask, other: Mask) -> float:
+    """Dice of two masks that are not both empty."""
+    both = np.count_nonzero(one & other)
+    return 2 * both / (np.count_nonzero(one) + np.count_nonzero(other))
+
+
+def kept(reference: Mask, mask: Mask) -> float:
+    """Share of the reference that the mask keeps."""
+    return np.count_nonzero(reference & mask) / np.count_nonzero(reference)
 
 
 def data_folder() -> Path:

@@ -16,14 +16,18 @@ def write(name: str, value: Any) -> Path:
     """Write ``results/NAME.json`` and return its path."""
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    result = {
+    result = {**made(), "value": value}
+    path.write_text(json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    return path
+
+
+def made() -> dict[str, Any]:
+    """The command that runs, on which commit and machine."""
+    return {
         "command": shlex.join(["python", *map(_relative, sys.argv)]),
         "commit": commit(),
         "machine": _machine(),
-        "value": value,
     }
-    path.write_text(json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-    return path
 
 
 def _relative(word: str) -> str:

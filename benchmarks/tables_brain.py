@@ -37,8 +37,8 @@ BORDERS = (
     "The mask is cut outside of where the network's distances fit a reference best, since a brain "
     "drawn too small loses lesions. The table tells the one from the other: each of the two "
     "distances cut at the border in use, and at the one, in steps of 0.25 mm, that fits the group "
-    "best. No border was chosen by it; on real heads that would be to choose by the test. Maps "
-    "15–16 are those on which the borders were chosen."
+    "best, which is the most that a border could give. No border was chosen by it; on real heads "
+    "that would be to choose by the test. Maps 15–16 are those on which the borders were chosen."
 )
 BORDERS_MINDGRAB = (
     "MindGrab's only mask against both references of maps 15–16: {}. So on simulated heads it "
@@ -49,8 +49,7 @@ BORDERS_MINDGRAB = (
 
 def brain_page() -> str:
     """What was measured of the brain extractors."""
-    result = load("brain")
-    value = result["value"]
+    value = load("brain")["value"]
     missing = "Not run yet: `python benchmarks/brain.py --parts {}`."
 
     def shown(part: str, make: Callable[[Any], str]) -> str:
@@ -59,7 +58,7 @@ def brain_page() -> str:
     parts = [
         "# Brain extraction: results",
         BRAIN_INTRODUCTION,
-        f"Measured part by part; the last part by {where(result)}",
+        _brain_measured(value["measured"]),
         "## Fit and recall, by group",
         BRAIN_KINDS,
         BRAIN_VERSION,
@@ -77,6 +76,11 @@ def brain_page() -> str:
         shown("time", _brain_times),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _brain_measured(measured: dict[str, dict[str, Any]]) -> str:
+    lines = [f"- {part}: {where(made)}" for part, made in measured.items()]
+    return "\n".join(["Measured part by part:", "", *lines])
 
 
 def _brain_groups(rows: list[dict[str, Any]]) -> str:
