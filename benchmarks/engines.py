@@ -22,7 +22,7 @@ from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
 from brainmets.network.bundle import Bundle, Int8
 from brainmets.network.cost import floating_point_operations, matrix_product
 from brainmets.network.openvino_engine import openvino_engine
-from brainmets.network.openvino_graph import LAST
+from brainmets.network.openvino_graph import last_kernels
 from brainmets.network.torch_engine import torch_engine
 from brainmets.network.unet import UNet
 from record import write
@@ -53,9 +53,7 @@ def _bundle(architecture: Architecture) -> Bundle:
 
 def _int8(bundle: Bundle) -> Int8:
     """Of random weights: as after normalisation, whose deviation is 1."""
-    full, width = bundle.architecture.full_resolution_channels, bundle.architecture.width
-    sizes = (max(8, width // 2) + full, max(8, width // 4), max(8, width // 4))
-    return Int8({layer: (6.0,) * size for layer, size in zip(LAST, sizes, strict=True)})
+    return Int8({k: (6.0,) * kernel.shape[1] for k, kernel in last_kernels(bundle).items()})
 
 
 def _rows(name: str, tile: int, turns: int) -> list[dict[str, Any]]:

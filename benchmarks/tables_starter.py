@@ -77,7 +77,7 @@ ABLATION = (
     "from chance."
 )
 INT8 = (
-    "In int8 without a second look {cases_with_the_same_lesions} of {cases} simulated scans of "
+    "In int8, with a second look, {cases_with_the_same_lesions} of {cases} simulated scans of "
     "heads 15 and 16 have the lesions of float32 (one to one at IoU of 0.5 and more, volume "
     "within 5 % or 2 voxels); mean Dice between the two masks {mean_dice_against_float32}; share "
     "of float32's Dice kept {share_of_dice_kept}. {conclusion}"

@@ -1,8 +1,8 @@
 """What larger tiles win and lose: one tile for a brain where it fits, against cubes of 128³.
 
 Each case is read, stripped and prepared once, and predicted with either, on the engine that
-`predict` would take. Cases with a reference mask are scored; the real ones are compared with
-each other alone.
+`predict` would take and with all that it does; seconds are those of the whole brain's network.
+Cases with a reference mask are scored; the real ones are compared with each other alone.
 
 The recorded cohort: brainmets simulate TEST --cases 24 --seed 3, with label maps 17–20.
 
@@ -11,6 +11,7 @@ The recorded cohort: brainmets simulate TEST --cases 24 --seed 3, with label map
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from brainmets.inference.predict import predict
 from brainmets.inference.tiles import plan, read_tile
 from brainmets.io import images
 from brainmets.lesions import find
-from brainmets.pipeline import find_brain, load_model
-from brainmets.preprocess.prepare import prepare, restore
+from brainmets.pipeline import find_brain, load_model, probability_of
+from brainmets.preprocess.prepare import prepare
 from brainmets.training.tune import reference_of
 from brainmets.volume import on_grid
 from loss_gate import real_cases
@@ -52,9 +53,10 @@ def main() -> None:
             tiles = plan(prepared.volume.grid.shape, prepared.box, model.bundle.tiling, largest)
             model.engine(read_tile(np.asarray(prepared.volume.data, np.float32), tiles[0]))
             started = time.perf_counter()  # that was to compile
-            found = predict(prepared, model.engine, model.bundle.tiling, largest_vox=largest)
+            predict(prepared, model.engine, model.bundle.tiling, largest_vox=largest)
             seconds = time.perf_counter() - started
-            masks[name] = find(restore(found, prepared), model.bundle.rule)
+            found, _ = probability_of(prepared, replace(model, largest_vox=largest))
+            masks[name] = find(found, model.bundle.rule)
             row[name] = {"tiles": len(tiles), "seconds": round(seconds, 3)}
             if case.mask is not None:
                 truth = on_grid(reference_of(case), masks[name].grid, "reference and scan")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from brainmets import pipeline
 from brainmets.apps.terminal import say_memory
 from brainmets.batch import predict_cases
 from brainmets.cohort import Case
@@ -16,6 +17,8 @@ from brainmets.errors import ConfigError
 from brainmets.network.bundle import find, read
 from brainmets.network.cost import bytes_per_voxel
 from brainmets.pipeline import Model, expected_peak_mb, largest_tile, load_model
+from brainmets.preprocess.prepare import prepare
+from brainmets.volume import Grid, Volume
 from stand_ins import Bright, coarse_model, write_scan
 
 
@@ -93,6 +96,29 @@ def test_the_peak_is_stated_before_the_run_as_it_was_measured():
             voxels = math.prod(map(int, row["shape"].split("×")))
             stated = expected_peak_mb(Model(bundle, engine), voxels)
             assert 0.9 < stated / row["peak_memory_mb"] < 1.2, row
+
+
+def test_the_first_network_gives_its_memory_back_before_places_are_looked_at(monkeypatch):
+    order = []
+    engine = Bright()
+
+    class Noted:
+        def __init__(self, *_):
+            order.append("places")
+
+        def apply(self, probability, **_):
+            return probability
+
+    monkeypatch.setattr(pipeline, "release", order.append)
+    monkeypatch.setattr(pipeline, "Details", Noted)
+    model = replace(coarse_model(), engine=engine, detail=object())
+    mask = np.zeros((40, 40, 40), np.uint8)
+    mask[5:35, 5:35, 5:35] = 1
+    grid = Grid(mask.shape, np.diag([2.0, 2.0, 2.0, 1.0]))
+    scan = Volume(np.random.default_rng(0).random(mask.shape, np.float32), grid)
+    prepared = prepare(scan, Volume(mask, grid), model.bundle.recipe)
+    pipeline.probability_of(prepared, model)
+    assert order == [engine, "places"]
 
 
 def test_weights_take_memory_in_several_copies():

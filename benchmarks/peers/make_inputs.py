@@ -1,4 +1,6 @@
-"""What whole_patient.py needs: a large scan, the paper's network, and `starter` as TorchScript.
+"""What whole_patient.py needs: a large scan, the paper's network, `starter`'s first network.
+
+The last as a model of its own, and as TorchScript.
 
 In a process of its own, for a child's peak memory begins with its parent's.
 
@@ -49,7 +51,8 @@ paper = Bundle("paper", Architecture(64), Recipe(), Tiling(), nothing, weights, 
 example = {"input": image, "output": torch_engine(paper, "cpu", "f32")(image)}
 write(replace(paper, example=example), folder / "paper.brainmets")
 
-starter = read(find("starter"))
+starter = replace(read(find("starter")), detail=None)
+write(starter, folder / "first.brainmets")
 side = starter.tiling.tile_vox
 with torch.inference_mode():
     traced = torch.jit.trace(build(starter).eval(), torch.zeros(1, 1, side, side, side))

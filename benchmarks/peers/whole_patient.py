@@ -1,7 +1,7 @@
 """One whole patient: ``brainmets predict`` against MONAI's sliding window and nnU-Net.
 
 Wall time and peak memory of whole processes, from NIfTI to mask (MONAI, nnU-Net) or to mask,
-measurements and report (brainmets). MONAI has the network of `starter`; nnU-Net its own, of
+measurements and report (brainmets). MONAI has the first network of `starter`; nnU-Net its own, of
 random weights, and in the last row that of `starter`. Only brainmets looks for the brain.
 nnU-Net's default, which mirrors every patch seven times, comes last and on one scan only. What
 is measured is recorded as it comes; rows of ways and scans that are not asked for stay as they
@@ -43,6 +43,7 @@ NNUNET = (
 MIRRORED = "nnU-Net, its default (mirroring)"
 WAYS = {
     "brainmets": PREDICT,
+    "brainmets, the first network alone": (*PREDICT, "--model", f"{FOLDER}/first.brainmets"),
     "brainmets, PyTorch, float32": (*PREDICT, "--engine", "torch", "--precision", "f32"),
     "brainmets, the paper's network": (*PREDICT, "--model", f"{FOLDER}/paper.brainmets"),
     "MONAI, float32, the whole image": MONAI,

@@ -248,6 +248,7 @@ def probability_of(
     details: Details | None = None
     if model.detail is not None:
         told("details", 0, 1)
+        release(model.engine)
         details = Details(prepared, model.detail)
         tiles = details.apply(tiles, keep=model.exact is not None)
         details = details if model.exact else None  # its memory is free while restoring

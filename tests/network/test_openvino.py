@@ -437,20 +437,43 @@ def test_scaling_channels_changes_nothing(full_resolution_channels, cache, monke
     """What int8 does before it rounds."""
     rounded = watched(make_bundle(full_resolution_channels))
     bundle = replace(rounded, int8=replace(rounded.int8, rounded={}))
-    plain = openvino_graph.convolution
-
-    def unrounded(*layer, stride=1, int8=0):
-        asked.append(int8)
-        return plain(*layer, stride=stride)
+    from openvino import opset13
 
     asked = []
-    monkeypatch.setattr(openvino_graph, "convolution", unrounded)
+
+    def unrounded(x, ranges, kernel, bias, _step):
+        asked.append(len(ranges))
+        divided = opset13.divide(
+            x, opset13.constant(ranges.reshape(1, -1, 1, 1, 1).astype(np.float32))
+        )
+        return openvino_graph.convolution(divided, kernel, bias)
+
+    monkeypatch.setattr(openvino_graph, "convolution_in_8_bits", unrounded)
     tile = bundle.example["input"]
     graph = unet_graph(bundle, tile.shape, int8=WHOLE_NUMBERS)
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     found = openvino_engine.core().compile_model(graph, "CPU", settings)([tile[None, None]])[0]
     np.testing.assert_allclose(found[0, 0], bundle.example["output"], atol=1e-4)
-    assert sum(map(bool, asked)) == len(LAST)
+    assert len(asked) == len(LAST)
+
+
+@pytest.mark.parametrize("full_resolution_channels", [0, 4])
+def test_a_model_measured_with_fewer_layers_keeps_to_them(full_resolution_channels, cache):
+    """The rest of its graph is that of float32."""
+    bundle = make_bundle(full_resolution_channels)
+    every = watched(bundle).int8
+    largest = {name: every.largest[name] for name in LAST[2:]}
+    fewer = replace(bundle, int8=replace(every, largest=largest))
+    graph = unet_graph(fewer, (32, 32, 32), int8=WHOLE_NUMBERS)
+    kinds = [node.get_type_name() for node in graph.get_ops()]
+    assert kinds.count("FakeQuantize") == 2 * len(LAST[2:])
+
+
+@pytest.mark.parametrize("largest", [{}, {"decoder.0.conv1": (1.0, 1.0)}])
+def test_layers_that_int8_is_not_for_are_refused(bundle, largest):
+    strange = replace(bundle, int8=Int8(largest))
+    with pytest.raises(BundleError, match=r"for int8 it names .* expected some of decoder\.3"):
+        unet_graph(strange, (32, 32, 32), int8=WHOLE_NUMBERS)
 
 
 def watched(bundle, *, is_default=False):
@@ -501,16 +524,14 @@ def test_rounded_weights_are_not_rounded_again(bundle, cache):
     }
     halved = replace(model, int8=replace(model.int8, rounded=fewer))
     asked = []
-    plain = openvino_graph.convolution
+    plain = openvino_graph.convolution_in_8_bits
 
-    def noted(x, kernel, bias, **given):
-        node = plain(x, kernel, bias, **given)
-        if given.get("int8"):
-            asked.append((np.abs(kernel).max((1, 2, 3, 4)), given["step"].ravel()))
-        return node
+    def noted(x, ranges, kernel, bias, step):
+        asked.append((np.abs(kernel).max((1, 2, 3, 4)), step.ravel()))
+        return plain(x, ranges, kernel, bias, step)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(openvino_graph, "convolution", noted)
+        patch.setattr(openvino_graph, "convolution_in_8_bits", noted)
         graph = unet_graph(halved, (32, 32, 32), int8=WHOLE_NUMBERS)
     assert len(asked) == len(LAST)
     quantised = [n for n in graph.get_ops() if n.get_type_name() == "FakeQuantize"]
@@ -527,7 +548,7 @@ def test_rounded_weights_are_not_rounded_again(bundle, cache):
 def test_rounded_weights_of_another_number_are_refused(bundle, cache):
     model = watched(bundle)
     cut = {name: numbers[:-1] for name, numbers in model.int8.rounded.items()}
-    with pytest.raises(BundleError, match=r"rounded weights of 'decoder\.4\.conv1', expected"):
+    with pytest.raises(BundleError, match=r"rounded weights of 'decoder\.3\.conv1', expected"):
         unet_graph(
             replace(model, int8=replace(model.int8, rounded=cut)), (32, 32, 32), int8=WHOLE_NUMBERS
         )
@@ -567,9 +588,6 @@ def test_int8_is_the_default_only_where_the_model_says_so(bundle, cache, monkeyp
         assert ("int8" in engine.name) is expected
     with pytest.raises(ConfigError, match="models quantise"):
         openvino_engine.openvino_engine(bundle, "int8")
-    lacking = replace(bundle, int8=Int8({"head": (1.0,)}))
-    with pytest.raises(BundleError, match=r"lacks decoder\.4\.conv1, decoder\.4\.conv2"):
-        openvino_engine.openvino_engine(lacking, "int8")(bundle.example["input"])
     largest = {name: (*values, 1.0) for name, values in watched(bundle).int8.largest.items()}
     with pytest.raises(BundleError, match="for int8 it gives"):
         unet_graph(replace(bundle, int8=Int8(largest)), (32, 32, 32), int8=WHOLE_NUMBERS)
@@ -603,10 +621,12 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 from brainmets.network.openvino_engine import whole_numbers
-from brainmets.network.openvino_graph import HEADROOM, convolution
+from brainmets.network.openvino_graph import HEADROOM, convolution_in_8_bits, step_of
 image = op.parameter([1, 16, 8, 8, 8], np.float32)
 count = whole_numbers()
-out = convolution(image, np.ones((8, 16, 3, 3, 3)), np.zeros(8), int8=count)
+kernel = np.ones((8, 16, 3, 3, 3))
+step = step_of(kernel) * (127 / count)
+out = convolution_in_8_bits(image, np.ones(16), kernel, np.zeros(8), step)
 settings = {"INFERENCE_PRECISION_HINT": "f32"}
 model = ov.Core().compile_model(ov.Model([out], [image]), "CPU", settings)
 found = model([np.full((1, 16, 8, 8, 8), HEADROOM, np.float32)])[0][0, :, 4, 4, 4]

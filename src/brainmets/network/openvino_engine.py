@@ -32,8 +32,8 @@ from brainmets.network.ensemble import engine_of
 
 PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}
 INT8 = "int8"
-"""Of the layers of full resolution; the others have the best of ``PRECISIONS``."""
-GRAPHS = 5
+"""Of the last layers; the others have the best of ``PRECISIONS``."""
+GRAPHS = 6
 """Raised whenever a graph changes, so that compiled models of older ones are left alone."""
 SHA256_BYTES = 32
 WHOLE_SHARE = 1e-3
@@ -299,28 +299,28 @@ class Watching:
         for layer, values in zip(LAST, seen, strict=True):
             most = values.max((1, 2, 3))
             self.largest[layer] = np.maximum(self.largest.get(layer, 0), most)
-            met = kernels_met(values, where)
+            coarser = probability.shape[1] // values.shape[1]
+            met = kernels_met(values, tuple(index // coarser for index in where))
             self.moments[layer] = self.moments.get(layer, 0) + met.T @ met
         return np.ascontiguousarray(probability[0])
 
     def int8(self) -> Int8:
         """What was noted, and the weights rounded by it."""
-        from brainmets.network.openvino_graph import last_kernels, scaling_of, step_of
-        from brainmets.network.rounding import rounded
+        from brainmets.network.openvino_graph import Eight, last_kernels, step_of
+        from brainmets.network.rounding import WHOLE_NUMBERS, rounded
 
         noted = Int8({  # a channel that is never anything but 0 counts for something
             layer: tuple(max(float(value), TINY) for value in values)
             for layer, values in self.largest.items()
         })  # fmt: skip
-        ranges = scaling_of(noted, self.bundle.architecture.full_resolution_channels).inputs
+        eight = Eight(self.bundle.name, noted, WHOLE_NUMBERS)
         whole = {}
-        for layer, kernel in last_kernels(self.bundle, noted).items():
-            scale = np.repeat(ranges[layer], kernel[0, 0].size)
+        for layer, plain in last_kernels(self.bundle).items():
+            kernel, ranges = eight.scaled(layer, plain), eight.ranges(layer, plain.shape[1])
+            scale = np.repeat(ranges, kernel[0, 0].size)
             moments = self.moments[layer] / np.outer(scale, scale)
-            rows = rounded(
-                kernel.reshape(len(kernel), -1) / step_of(kernel).reshape(-1, 1), moments
-            )
-            whole[layer] = rows.astype(np.int8).tobytes()
+            rows = (kernel / step_of(kernel)).reshape(len(kernel), -1)
+            whole[layer] = rounded(rows, moments).astype(np.int8).tobytes()
         return replace(noted, rounded=whole)
 
 
