@@ -33,9 +33,10 @@ MOSTLY = 0.5
 """Share of a finding outside the brain mask above which the report says so."""
 NETWORK_MB = {"bfloat16": 370, "float32": 740, "torch": 975, "second look": 440}
 WEIGHT_BYTES = {"openvino": 18, "torch": 6}
-DETAIL_MB, DETAIL_THREAD_MB = 100, 55
-"""What the detail network takes beside the other on two threads: the scan smoothed, patches, its
-weights; and what a third and a fourth thread take besides."""
+DETAIL_MB, DETAIL_THREAD_MB, DETAIL_KEPT_MB = 450, 55, 100
+"""What is there on two threads while the detail network runs: libraries, the scan prepared and
+smoothed, patches; what a third and a fourth thread take besides; and what stays of it until a second
+look is over."""
 LIBRARIES_MB = 300
 READ_BYTES_PER_VOXEL, FOUND_BYTES_PER_VOXEL, BESIDE_BYTES_PER_VOXEL = 5.0, 12.0, 16.0
 """Measured: see :func:`expected_peak_mb`."""
@@ -128,7 +129,7 @@ def expected_peak_mb(model: Model, voxels: int, *, several: bool = False) -> int
 
     The peak lies where the network runs: libraries, its weights (in several copies while OpenVINO
     compiles them), its tile, the prepared scan, and the scan itself; or where it runs again in
-    float32, if the scan needs that; or, in large scans, where probabilities are back on the scan's
+    float32, if the scan needs that; or where the detail network runs; or, in large scans, where probabilities are back on the scan's
     voxels. On Linux with the built-in extractor; a test
     holds it against the recorded figures.
 
@@ -145,15 +146,12 @@ def expected_peak_mb(model: Model, voxels: int, *, several: bool = False) -> int
     networks = [(kind, engine)] + ([("second look", model.exact.name)] if model.exact else [])
     weights = WEIGHT_BYTES[library] * sum(values.size for values in model.bundle.weights.values())
     beside = BESIDE_BYTES_PER_VOXEL * voxels if several else 0
-    detail = 0
+    stages = [NETWORK_MB[each] + _tile_bytes(model, name) / 2**20 for each, name in networks]
     if model.detail:
-        detail = DETAIL_MB + DETAIL_THREAD_MB * max(0, min(threads(), 4) - 2)
-    running = (
-        detail
-        + READ_BYTES_PER_VOXEL * voxels / 2**20
-        + max(NETWORK_MB[each] + _tile_bytes(model, name) / 2**20 for each, name in networks)
-    )
-    found = detail + LIBRARIES_MB + FOUND_BYTES_PER_VOXEL * voxels / 2**20
+        stages.append(DETAIL_MB + DETAIL_THREAD_MB * max(0, min(threads(), 4) - 2))
+    running = max(stages) + READ_BYTES_PER_VOXEL * voxels / 2**20
+    kept = DETAIL_KEPT_MB if model.detail else 0
+    found = kept + LIBRARIES_MB + FOUND_BYTES_PER_VOXEL * voxels / 2**20
     return round(max(running, found) + (weights + beside) / 2**20)
 
 
@@ -213,7 +211,7 @@ def analyse(
     brain = find_brain(scan.volume, brain_mask, extractor)
     told("prepare", 0, 1)
     grow = brain.extractor != "already stripped"
-    with meanwhile(lambda: check_contrast(scan, brain.mask)) as contrast:
+    with meanwhile(lambda: (*check_scan(scan), check_contrast(scan, brain.mask))) as seen:
         prepared = prepare(scan.volume, brain.mask, model.bundle.recipe, grow=grow)
     probability, places = probability_of(prepared, model, told)
     del prepared
@@ -222,7 +220,7 @@ def analyse(
     probability = calibrated(probability, model.bundle.temperature)
     lesions = measure(mask, probability=probability, brain=brain.mask)
     outside = outside_checks(mask, brain.mask)
-    checks = (*check_scan(scan), contrast(), *brain_checks(brain), *outside)
+    checks = (*seen(), *brain_checks(brain), *outside)
     provenance = _provenance(brain, model, places)
     return Report(name, scan, mask, lesions, checks, probability, brain.mask, provenance)
 

@@ -11,7 +11,7 @@ import json
 import logging
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import find_objects, label
 
+from brainmets.concurrency import meanwhile
 from brainmets.errors import BrainmetsError, BundleError, ConfigError, VolumeError
 from brainmets.io.download import cached_path, fetch
 from brainmets.network import openvino_engine
@@ -33,6 +34,7 @@ from brainmets.preprocess.brain_quality import (
     quality_notes,
     spot_notes,
 )
+from brainmets.preprocess.pieces import sizes_of
 from brainmets.preprocess.resample import resample, resample_like, resampled_grid
 from brainmets.volume import (
     AxisOrder,
@@ -172,8 +174,9 @@ def extract_brain(
     else:
         mask, doubts = _strip_with_builtin(turned, engine)
         used = Used("builtin", str(_builtin_card()["version"]), builtin_sha256())
-    notes = (*quality_notes(mask, turned.grid), *doubts, *spot_notes(turned, mask))
-    return _brain(volume, mask, used, notes)
+    with meanwhile(lambda: spot_notes(turned, mask)) as spots:
+        found = _brain(volume, mask, used, (*quality_notes(mask, turned.grid), *doubts))
+    return replace(found, notes=(*found.notes, *spots()))
 
 
 def builtin_sha256() -> str:
@@ -244,8 +247,8 @@ def _beyond_reach(distance: Float32, spacing_mm: float) -> Mask:
     pieces, count = label(distance < 0)
     if count == 0:
         return np.zeros(distance.shape, bool)
-    sizes = np.bincount(pieces.ravel())[1:]
-    centre = np.argwhere(pieces == 1 + sizes.argmax()).mean(axis=0)
+    largest = 1 + sizes_of(pieces, count)[1:].argmax()
+    centre = np.argwhere(pieces == largest).mean(axis=0)
     axes = np.ogrid[tuple(slice(n) for n in distance.shape)]
     squares = sum((spacing_mm * (a - c)) ** 2 for a, c in zip(axes, centre, strict=True))
     return np.asarray(squares > REACH_MM**2)
@@ -545,7 +548,7 @@ def _solid(mask: Mask) -> Mask:
     pieces, count = label(mask)
     if count == 0:
         raise VolumeError("no brain was found; expected a scan of a head. Give a mask of your own")
-    largest = 1 + int(np.bincount(pieces.ravel())[1:].argmax())
+    largest = 1 + int(sizes_of(pieces, count)[1:].argmax())
     box = find_objects(pieces, max_label=largest)[largest - 1]
     solid = np.zeros(mask.shape, bool)
     solid[box] = _filled(pieces[box] == largest)

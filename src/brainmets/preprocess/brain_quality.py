@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt, find_objects, label
 
+from brainmets.preprocess.pieces import sizes_of
 from brainmets.preprocess.prepare import bounding_box
 from brainmets.volume import Grid, Volume
 
@@ -67,10 +68,12 @@ def edge_contact(mask: Mask) -> float:
 
 def _second_share(mask: Mask) -> float:
     """The second piece's share of the first; 0 where there is one piece."""
-    pieces, count = label(mask[bounding_box(mask)]) if mask.any() else (mask, 0)
+    if not mask.any():
+        return 0.0
+    pieces, count = label(mask[bounding_box(mask)])
     if count < 2:
         return 0.0
-    sizes = np.sort(np.bincount(pieces.ravel())[1:])[::-1]
+    sizes = np.sort(sizes_of(pieces, count)[1:])[::-1]
     return float(sizes[1] / sizes[0])
 
 
@@ -147,9 +150,9 @@ def bright_spots(scan: Volume, mask: Mask) -> tuple[tuple[float, float, float], 
     box = _around(mask, np.ceil((SPOT_REACH_MM + 3) / spacing).astype(int))
     inside, data = mask[box], scan.data[box]
     level = SPOT_LEVEL * (np.percentile(data[inside], 90) - data.min()) + data.min()
-    pieces, _ = label(data > level, np.ones((3, 3, 3)))
+    pieces, count = label(data > level, np.ones((3, 3, 3)))
     low, high = np.divide(SPOT_MM3, scan.grid.voxel_volume_mm3)
-    sizes = np.bincount(pieces.ravel())
+    sizes = sizes_of(pieces, count)
     found, parts = [], find_objects(pieces)
     for number in 1 + np.flatnonzero((sizes[1:] >= low) & (sizes[1:] <= high)):
         part = parts[number - 1]

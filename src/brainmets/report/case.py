@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from brainmets.concurrency import meanwhile
 from brainmets.errors import InputError, VolumeError
 from brainmets.io import nifti
 from brainmets.io.storage import whole_file, write_json
@@ -33,13 +34,16 @@ def write_case(report: Report, folder: Path, *, save_probability: bool) -> None:
             f"case {report.case_id}: asked to save probabilities, but the mask was given, not "
             "predicted; leave the option out or run a model"
         )
-    nifti.write(_stored_mask(report), folder / "mask.nii.gz")
+    mask = _stored_mask(report)
+    with meanwhile(lambda: nifti.write(mask, folder / "mask.nii.gz")) as written:
+        page = render(report)
+    written()
     if save_probability and report.probability is not None:
         stored = _stored_probability(report.probability)
         nifti.write(stored, folder / "probability.nii.gz", slope=1 / FULL_SCALE)
     _write_text(folder / "lesions.csv", lesions_csv(report))
     write_json(folder / "report.json", document(report))
-    _write_text(folder / "report.html", render(report))
+    _write_text(folder / "report.html", page)
 
 
 def _stored_mask(report: Report) -> Volume:
