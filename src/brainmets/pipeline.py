@@ -35,8 +35,8 @@ NETWORK_MB = {"bfloat16": 370, "float32": 740, "torch": 975, "second look": 440}
 WEIGHT_BYTES = {"openvino": 18, "torch": 6}
 DETAIL_MB, DETAIL_THREAD_MB, DETAIL_KEPT_MB = 450, 55, 100
 """What is there on two threads while the detail network runs: libraries, the scan prepared and
-smoothed, patches; what a third and a fourth thread take besides; and what stays of it until a second
-look is over."""
+smoothed, patches; what a third and a fourth thread take besides; and what stays of it until a
+second look is over."""
 LIBRARIES_MB = 300
 READ_BYTES_PER_VOXEL, FOUND_BYTES_PER_VOXEL, BESIDE_BYTES_PER_VOXEL = 5.0, 12.0, 16.0
 """Measured: see :func:`expected_peak_mb`."""
@@ -129,8 +129,8 @@ def expected_peak_mb(model: Model, voxels: int, *, several: bool = False) -> int
 
     The peak lies where the network runs: libraries, its weights (in several copies while OpenVINO
     compiles them), its tile, the prepared scan, and the scan itself; or where it runs again in
-    float32, if the scan needs that; or where the detail network runs; or, in large scans, where probabilities are back on the scan's
-    voxels. On Linux with the built-in extractor; a test
+    float32, if the scan needs that; or where the detail network runs; or, in large scans, where
+    probabilities are back on the scan's voxels. On Linux with the built-in extractor; a test
     holds it against the recorded figures.
 
     Args:
