@@ -9,6 +9,7 @@ timed; the median is the figure.
 """
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -78,7 +79,8 @@ def enlarge(scan: Path, path: Path, shape: tuple[int, ...], spacing_mm: tuple[fl
 def _row(label: str, scan: Path, folder: Path, runs: int) -> dict[str, Any]:
     seconds, memory = [], []
     for number in range(runs + 1):
-        wall, peak = _brainmets("predict", scan, "-o", folder / f"{scan.name}-{number}")
+        out = folder / f"{scan.name}-{number}"
+        wall, peak = _brainmets("predict", scan, "-o", out)
         if number:
             seconds.append(wall)
             memory.append(peak)
@@ -90,7 +92,17 @@ def _row(label: str, scan: Path, folder: Path, runs: int) -> dict[str, Any]:
         "seconds_least": round(min(seconds), 1),
         "seconds_most": round(max(seconds), 1),
         "peak_memory_mb": round(max(memory)),
+        "second_look_places": _places(out),
     }
+
+
+def _places(out: Path) -> int | None:
+    """Where float32 had to decide; None where it computed everything."""
+    (report,) = out.glob("*/report.json")
+    found: int | None = json.loads(report.read_text("utf-8"))["provenance"]["options"][
+        "second_look_places"
+    ]
+    return found
 
 
 def _brainmets(*words: object) -> tuple[float, float]:

@@ -31,7 +31,8 @@ DEFAULT_MODEL = "starter"
 MAX_MEMORY_GB = 3.0
 MOSTLY = 0.5
 """Share of a finding outside the brain mask above which the report says so."""
-NETWORK_MB = {"bfloat16": 370, "float32": 740, "torch": 975, "second look": 440}
+AGAIN = "second look"
+NETWORK_MB = {"bfloat16": 370, "float32": 740, "torch": 975, AGAIN: 440}
 WEIGHT_BYTES = {"openvino": 18, "torch": 6}
 DETAIL_MB, DETAIL_THREAD_MB, DETAIL_KEPT_MB = 450, 55, 100
 """What is there on two threads while the detail network runs: libraries, the scan prepared and
@@ -143,14 +144,17 @@ def expected_peak_mb(model: Model, voxels: int, *, several: bool = False) -> int
     kind = (
         next((k for k in NETWORK_MB if k in engine), "float32") if library != "torch" else library
     )
-    networks = [(kind, engine)] + ([("second look", model.exact.name)] if model.exact else [])
+    networks = [(kind, engine)] + ([(AGAIN, model.exact.name)] if model.exact else [])
     weights = WEIGHT_BYTES[library] * sum(values.size for values in model.bundle.weights.values())
     beside = BESIDE_BYTES_PER_VOXEL * voxels if several else 0
-    stages = [NETWORK_MB[each] + _tile_bytes(model, name) / 2**20 for each, name in networks]
+    kept = DETAIL_KEPT_MB if model.detail else 0
+    stages = [
+        NETWORK_MB[each] + _tile_bytes(model, name) / 2**20 + kept * (each == AGAIN)
+        for each, name in networks
+    ]
     if model.detail:
         stages.append(DETAIL_MB + DETAIL_THREAD_MB * max(0, min(threads(), 4) - 2))
     running = max(stages) + READ_BYTES_PER_VOXEL * voxels / 2**20
-    kept = DETAIL_KEPT_MB if model.detail else 0
     found = kept + LIBRARIES_MB + FOUND_BYTES_PER_VOXEL * voxels / 2**20
     return round(max(running, found) + (weights + beside) / 2**20)
 

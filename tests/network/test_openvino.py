@@ -14,11 +14,11 @@ import torch
 from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
 from brainmets.errors import BundleError, ConfigError
 from brainmets.network import choice, engines, openvino_engine, openvino_graph
-from brainmets.network.bundle import Bundle, Int8, find, read
+from brainmets.network.bundle import LAST, Bundle, Int8, find, read
 from brainmets.network.choice import Careful, Exact, Wanted, choose_engine, exact_engine, release
 from brainmets.network.cost import Timed
 from brainmets.network.engines import LARGEST_DIFFERENCE, tolerance, verify
-from brainmets.network.openvino_graph import FEWER, LAST, unet_graph
+from brainmets.network.openvino_graph import FEWER, unet_graph
 from brainmets.network.rounding import WHOLE_NUMBERS
 from brainmets.network.strip_engine import openvino_strip
 from brainmets.network.strip_sizes import StripSizes, scale_array
@@ -459,21 +459,45 @@ def test_scaling_channels_changes_nothing(full_resolution_channels, cache, monke
 
 @pytest.mark.parametrize("full_resolution_channels", [0, 4])
 def test_a_model_measured_with_fewer_layers_keeps_to_them(full_resolution_channels, cache):
-    """The rest of its graph is that of float32."""
+    """The weights of the others are those of bfloat16."""
     bundle = make_bundle(full_resolution_channels)
     every = watched(bundle).int8
-    largest = {name: every.largest[name] for name in LAST[2:]}
-    fewer = replace(bundle, int8=replace(every, largest=largest))
-    graph = unet_graph(fewer, (32, 32, 32), int8=WHOLE_NUMBERS)
+    largest, rounded = (
+        {name: said[name] for name in LAST[2:]} for said in (every.largest, every.rounded)
+    )
+    fewer = replace(bundle, int8=Int8(largest, rounded=rounded))
+    graph = unet_graph(fewer, (32, 32, 32), int8=WHOLE_NUMBERS, bf16=True)
     kinds = [node.get_type_name() for node in graph.get_ops()]
     assert kinds.count("FakeQuantize") == 2 * len(LAST[2:])
+    plain = kernels_of(unet_graph(bundle, (32, 32, 32), bf16=True))
+    found = kernels_of(graph)
+    for one, other in zip(plain[: -len(largest)], found[: -len(largest)], strict=True):
+        assert np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("largest", [{}, {"decoder.0.conv1": (1.0, 1.0)}])
-def test_layers_that_int8_is_not_for_are_refused(bundle, largest):
-    strange = replace(bundle, int8=Int8(largest))
+def kernels_of(graph):
+    """Of all convolutions, in the order of the network, as they are given to it."""
+    found = []
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() == "Convolution":
+            given = node.input_value(1).get_node()
+            while given.get_type_name() != "Constant":
+                given = given.input_value(0).get_node()
+            found.append(given.get_data())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("largest", "rounded"),
+    [
+        ({}, {}),
+        ({"decoder.0.conv1": (1.0, 1.0)}, {}),
+        ({"head": (1.0,)}, {"decoder.4.conv2": b""}),
+    ],
+)
+def test_layers_that_int8_is_not_for_are_refused(largest, rounded):
     with pytest.raises(BundleError, match=r"for int8 it names .* expected some of decoder\.3"):
-        unet_graph(strange, (32, 32, 32), int8=WHOLE_NUMBERS)
+        Int8(largest, rounded=rounded)
 
 
 def watched(bundle, *, is_default=False):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from brainmets import lesions
-from brainmets.errors import InputError, VolumeError
+from brainmets.errors import InputError, VolumeError, WriteError
 from brainmets.io import nifti
 from brainmets.report.case import write_case
 from brainmets.report.content import check_scan
@@ -80,6 +80,16 @@ def test_more_than_255_lesions_fit_and_more_than_65535_are_refused(head, make_re
     object.__setattr__(report, "lesions", many * 219)
     with pytest.raises(VolumeError, match="65700 lesions"):
         write_case(report, tmp_path, save_probability=False)
+
+
+def test_a_mask_that_cannot_be_written_is_not_passed_over(scored, tmp_path, monkeypatch):
+    def full(volume, path, **_):
+        raise WriteError("the disk is full")
+
+    monkeypatch.setattr(nifti, "write", full)
+    with pytest.raises(WriteError, match="full"):
+        write_case(scored, tmp_path, save_probability=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_probabilities_come_back_to_sixteen_bits(scored, tmp_path):

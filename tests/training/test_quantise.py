@@ -12,8 +12,7 @@ from brainmets.cohort import Case, Cohort
 from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
 from brainmets.errors import CohortError, ConfigError
 from brainmets.network import openvino_engine
-from brainmets.network.bundle import Bundle, read, write
-from brainmets.network.openvino_graph import LAST
+from brainmets.network.bundle import LAST, Bundle, read, write
 from brainmets.network.unet import UNet
 from brainmets.training.quantise import is_small, quantise
 from training_cases import write_case

@@ -40,6 +40,8 @@ LATER = {"rings": 0, "looks": 1}
 """What a detail network may be asked for since a later version, and what asks for nothing."""
 TINY = 1e-6
 """The least that may be said for int8, and the inverse of the most."""
+LAST = ("decoder.3.conv1", "decoder.3.conv2", "decoder.4.conv1", "decoder.4.conv2", "head")
+"""Layers of half and of full resolution whose input has many channels: those int8 is for."""
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 
@@ -48,7 +50,8 @@ class Int8:
     """What arithmetic in 8 bits needs to know.
 
     Attributes:
-        largest: layer → largest value of each channel that reaches it, as seen on tiles.
+        largest: layer, one or more of ``LAST`` → largest value of each channel that reaches it, as
+            seen on tiles.
         is_default: whether so little is lost that it is used without being asked for.
         rounded: layer → its weights as whole numbers from -127 to 127, one byte each (int8, in
             the order of the tensor), where they were rounded together; without, each is rounded
@@ -58,6 +61,19 @@ class Int8:
     largest: Mapping[str, tuple[float, ...]] = field(repr=False)
     is_default: bool = False
     rounded: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse layers that it is not for.
+
+        Raises:
+            BundleError: there is one, or no layer at all; or rounded weights of another layer.
+        """
+        strange = sorted({*self.largest} - {*LAST} | {*self.rounded} - {*self.largest})
+        if strange or not self.largest:
+            raise BundleError(
+                f"for int8 it names {', '.join(strange) or 'no layer'}; expected some of "
+                f"{', '.join(LAST)}, and rounded weights of these alone"
+            )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ LARGEST_DIFFERENCE = 1e-3
 LARGEST_DIFFERENCE_BFLOAT16 = 0.1
 """And by this much in bfloat16, whose numbers have 8 significant bits."""
 LARGEST_DIFFERENCE_INT8 = 0.15
-"""And by this much where the layers of full resolution are computed in 8 bits besides."""
+"""And by this much where the last layers are computed in 8 bits besides."""
 
 
 class Engine(Protocol):

@@ -26,7 +26,7 @@ from brainmets import concurrency
 from brainmets.errors import BrainmetsError, ConfigError
 from brainmets.io.download import cache_folder
 from brainmets.io.storage import whole_file
-from brainmets.network.bundle import TINY, Bundle, Int8, weights_digest
+from brainmets.network.bundle import LAST, TINY, Bundle, Int8, weights_digest
 from brainmets.network.engines import Engine, Tile
 from brainmets.network.ensemble import engine_of
 
@@ -291,7 +291,6 @@ class Watching:
 
     def __call__(self, tile: Tile) -> Tile:
         """Z-scores (X, Y, Z) → probabilities of the same shape."""
-        from brainmets.network.openvino_graph import LAST
         from brainmets.network.rounding import kernels_met, places
 
         probability, *seen = self.compiled.outputs(tile[None], 1 + len(LAST))

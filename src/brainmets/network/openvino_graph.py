@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from brainmets.errors import BundleError
-from brainmets.network.bundle import Bundle, Int8, Tensors
+from brainmets.network.bundle import LAST, Bundle, Int8, Tensors
 from brainmets.network.rounding import WHOLE_NUMBERS, to_bfloat16
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ EPSILON = 1e-5
 """What PyTorch's batch normalisation adds to the variance."""
 COUNTER = "num_batches_tracked"
 """A tensor of PyTorch's batch normalisation that has no part in inference."""
-LAST = ("decoder.3.conv1", "decoder.3.conv2", "decoder.4.conv1", "decoder.4.conv2", "head")
-"""Layers of half and of full resolution whose input has many channels: those int8 is for."""
 HEADROOM = 1.1
 """How far beyond the largest value seen 8 bits reach."""
 FEWER = 64
@@ -207,19 +205,6 @@ class Eight:
     owner: str
     said: Int8 | None
     whole_numbers: int
-
-    def __post_init__(self) -> None:
-        """Refuse layers that are not for it.
-
-        Raises:
-            BundleError: there is one, or there is none at all.
-        """
-        strange = sorted({*self.layers} - {*LAST})
-        if strange or (self.said and not self.layers):
-            raise BundleError(
-                f"{self.owner}: for int8 it names {', '.join(strange) or 'no layer'}, expected "
-                f"some of {', '.join(LAST)}"
-            )
 
     @property
     def layers(self) -> tuple[str, ...]:
