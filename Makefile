@@ -44,6 +44,8 @@ $(GATE): | install
 
 bench: install $(GATE)
 	$(BIN)/python benchmarks/predict.py
+	$(BIN)/python benchmarks/predict.py --avx2 --runs 1
+	$(BIN)/python benchmarks/sizes.py
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/training_step.py --side 96 --runs 1
 	$(BIN)/python benchmarks/loss_gate.py --cohort $(GATE)

@@ -5,7 +5,10 @@ where BRAINMETS_DATA names the folder of real scans, a scan without skull and a 
 Each is run once to warm the file cache, then
 timed; the median is the figure.
 
-    python benchmarks/predict.py [--runs 3]
+With ``--avx2`` the same, in float32, as on a processor without AVX-512 (oneDNN is told to use no
+more), into another record.
+
+    python benchmarks/predict.py [--runs 3] [--avx2]
 """
 
 import argparse
@@ -36,13 +39,16 @@ def main() -> None:
     """Run and record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--result", default="predict", help="predict_avx2 where AVX2 is all")
+    parser.add_argument("--avx2", action="store_true")
     arguments = parser.parse_args()
-    runs = arguments.runs
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        rows = [_row(label, scan, folder, runs) for label, scan in _scans(folder).items()]
-    path = write(arguments.result, {"threads": os.cpu_count(), "runs": runs, "rows": rows})
+    runs, name, options = arguments.runs, "predict", ()
+    if arguments.avx2:
+        os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
+        name, options = "predict_avx2", ("--precision", "f32")
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        rows = [_row(label, scan, folder, runs, options) for label, scan in _scans(folder).items()]
+    path = write(name, {"threads": os.cpu_count(), "runs": runs, "rows": rows})
     print(path.read_text())
 
 
@@ -76,11 +82,13 @@ def enlarge(scan: Path, path: Path, shape: tuple[int, ...], spacing_mm: tuple[fl
     nib.save(nib.Nifti1Image(np.rint(data).astype(np.int16), affine), path)
 
 
-def _row(label: str, scan: Path, folder: Path, runs: int) -> dict[str, Any]:
+def _row(
+    label: str, scan: Path, folder: Path, runs: int, options: tuple[str, ...]
+) -> dict[str, Any]:
     seconds, memory = [], []
     for number in range(runs + 1):
         out = folder / f"{scan.name}-{number}"
-        wall, peak = _brainmets("predict", scan, "-o", out)
+        wall, peak = _brainmets("predict", scan, "-o", out, *options)
         if number:
             seconds.append(wall)
             memory.append(peak)
