@@ -67,7 +67,8 @@ def page() -> str:
 def _predict() -> str:
     return (
         f"## Time and memory, NIfTI to report\n\n{_times(load('predict'))}\n\n"
-        "The same on a processor without AVX-512, where everything runs in float32:\n\n"
+        "The same in float32, with AVX2's instructions in the networks alone (oneDNN was told so; a "
+        "processor that has no others is slower at everything else, too):\n\n"
         f"{_times(load('predict_avx2'))}"
     )
 

@@ -32,7 +32,7 @@ MAX_MEMORY_GB = 3.0
 MOSTLY = 0.5
 """Share of a finding outside the brain mask above which the report says so."""
 AGAIN = "second look"
-NETWORK_MB = {"bfloat16": 370, "float32": 740, "torch": 975, AGAIN: 440}
+NETWORK_MB = {"bfloat16": 370, "float32": 420, "torch": 975, AGAIN: 440}
 WEIGHT_BYTES = {"openvino": 18, "torch": 6}
 DETAIL_MB, DETAIL_THREAD_MB, DETAIL_KEPT_MB = 450, 55, 100
 """What is there on two threads while the detail network runs: libraries, the scan prepared and
