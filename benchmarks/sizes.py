@@ -1,7 +1,8 @@
 """What a scan costs by its size, and whether a hundred scans take more memory than ten.
 
 Sizes: one simulated whole head, its voxels declared smaller or larger, so that the brain takes 0.4
-to 1.7 times its volume; each is analysed in one process with a warm model. A straight line through
+to 1.7 times its volume; each is analysed in one process with a warm model, without a second look in
+float32, whose cost depends on what is found, and with it. A straight line through the former
 seconds against the brain's volume is fitted. Many: the same scan, coarser and half as long, a
 hundred times by one call of ``predict_cases``; resident memory after each.
 
@@ -13,6 +14,7 @@ import os
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from scipy import ndimage
 from brainmets.batch import predict_cases
 from brainmets.cohort import Case
 from brainmets.pipeline import Model, analyse, load_model
+from brainmets.report.content import Report
 from brainmets.simulate.examination import simulate_cohort
 from record import write
 
@@ -81,16 +84,28 @@ def _small(scan: Path, folder: Path) -> Path:
 
 
 def _timed(scan: Path, model: Model, runs: int) -> dict[str, Any]:
-    seconds, litres = [], 0.0
-    for number in range(runs + 1):
-        started = time.perf_counter()
-        report = analyse(scan, model=model)
-        if number:
-            seconds.append(time.perf_counter() - started)
-        litres = float(report.brain.data.sum()) * report.brain.grid.voxel_volume_mm3 / 1e6
-    row = {"brain_litres": round(litres, 2), "seconds": round(statistics.median(seconds), 2)}
+    once, _ = _analysed(scan, replace(model, exact=None), runs)
+    with_it, report = _analysed(scan, model, runs)
+    brain = report.brain
+    litres = float(brain.data.sum()) * brain.grid.voxel_volume_mm3 / 1e6 if brain else 0.0
+    row = {
+        "brain_litres": round(litres, 2),
+        "seconds": round(once, 2),
+        "seconds_with_second_look": round(with_it, 2),
+        "places_in_doubt": report.provenance["options"]["second_look_places"],
+    }
     print(row, flush=True)
     return row
+
+
+def _analysed(scan: Path, model: Model, runs: int) -> tuple[float, Report]:
+    """Median seconds after one run to warm up, and the report."""
+    seconds = []
+    for _ in range(runs + 1):
+        started = time.perf_counter()
+        report = analyse(scan, model=model)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:]), report
 
 
 def _many(scan: Path, model: Model, folder: Path, count: int) -> list[int]:

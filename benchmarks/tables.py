@@ -67,8 +67,8 @@ def page() -> str:
 def _predict() -> str:
     return (
         f"## Time and memory, NIfTI to report\n\n{_times(load('predict'))}\n\n"
-        "The same in float32, with AVX2's instructions in the networks alone (oneDNN was told so; a "
-        "processor that has no others is slower at everything else, too):\n\n"
+        "The same in float32, with AVX2's instructions alone in the networks (oneDNN was told so; a "
+        "processor that has no others is slower in all else, too):\n\n"
         f"{_times(load('predict_avx2'))}"
     )
 
@@ -314,11 +314,12 @@ def _earlier(result: dict[str, Any]) -> str:
 def _cost(result: dict[str, Any]) -> str:
     """Seconds against the brain's volume, and memory over many scans."""
     value = result["value"]
-    rows = [[row["brain_litres"], row["seconds"]] for row in value["rows"]]
+    keys = ("brain_litres", "seconds", "places_in_doubt", "seconds_with_second_look")
+    rows = [[row[key] for key in keys] for row in value["rows"]]
     return "\n\n".join([
         "## What a scan costs by its size",
         COST.format(engine=value["engine"], **value["line"]),
-        table(["litres of brain", "seconds"], rows),
+        table(["litres of brain", "seconds", "places in doubt", "with a second look"], rows),
         HELD.format(**value, **{f"after_{n}": mb for n, mb in value["resident_mb"].items()}),
         where(result),
     ])  # fmt: skip
@@ -340,8 +341,8 @@ WHOLE_PATIENT = (
 
 COST = (
     "One simulated whole head whose voxels are declared smaller or larger, analysed in one process "
-    "with a warm model ({engine}). Straight line: {seconds_at_0} s and {seconds_per_litre} s a "
-    "litre, R² {r_squared}."
+    "with a warm model ({engine}). Straight line, without a second look in float32, which depends "
+    "on what is found: {seconds_at_0} s and {seconds_per_litre} s a litre, R² {r_squared}."
 )
 
 
