@@ -67,8 +67,8 @@ def page() -> str:
 def _predict() -> str:
     return (
         f"## Time and memory, NIfTI to report\n\n{_times(load('predict'))}\n\n"
-        "The same in float32, with AVX2's instructions alone in the networks (oneDNN was told so; a "
-        "processor that has no others is slower in all else, too):\n\n"
+        "The same in float32, with AVX2's instructions alone in the networks (oneDNN was told so; "
+        "a processor that has no others is slower in all else, too):\n\n"
         f"{_times(load('predict_avx2'))}"
     )
 
