@@ -86,7 +86,7 @@ def _told(value: Any) -> dict[str, str]:
 
 
 def _brainmets(reference: Any, prediction: Any) -> Asked:
-    from brainmets.evaluation import matching, surface, voxel
+    from brainmets.evaluation import lesionwise, matching, surface, voxel
     from brainmets.lesions import components
     from brainmets.volume import Grid, Volume
 
@@ -95,7 +95,7 @@ def _brainmets(reference: Any, prediction: Any) -> Asked:
     scores = {**voxel.voxel_scores(counts), **voxel.agreement_scores(counts)}
     scores |= surface.surface_scores(*pair, tolerances_mm=[TOLERANCE_MM])
     paired = matching.pair_up(matching.look_at(*map(components, pair)), matching.OneToOne())
-    scores |= matching.detection_scores(paired.match.reference, paired.match.prediction)
+    scores |= lesionwise.detection_scores(paired.match.reference, paired.match.prediction)
     scores |= matching.panoptic_scores(paired, "dice")
     named = {
         "hd95_mm": "HD95",
