@@ -36,7 +36,8 @@ INTRODUCTION = (
     "Made by `python benchmarks/tables.py` from `benchmarks/results`. Research software, not a "
     "medical device: none of these figures says how well a model works on patients. Times, "
     "engines, the loss gate, whole patients and training that were recorded before commit 8118f9c "
-    "are of `starter` with its first network alone."
+    "are of `starter` with its first network alone, and int8 before commit d2db099 is that of the "
+    "last three layers, not of five."
 )
 SCORING = (
     "Reading both masks and all scores: voxels, surfaces, lesions, and BraTS-METS by both rule "
