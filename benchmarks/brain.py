@@ -23,10 +23,8 @@ from scipy import ndimage
 import mindgrab
 from brain_borders import border_rows
 from brain_scans import (
-    BRAIN,
     CONTRASTS,
     MAPS,
-    TISSUE,
     TUNING_MAPS,
     Target,
     anatomy_path,
@@ -44,14 +42,13 @@ from brainmets.preprocess.brain import (
     cut,
     extract_brain,
     find_surfaces,
-    tissue_mask,
 )
 from brainmets.preprocess.brain_quality import (
     CUT_SHARE,
     bright_spots,
-    crossed_share,
     edge_contact,
     edge_slope,
+    surfaces_apart,
 )
 from brainmets.preprocess.prepare import bounding_box, grown
 from brainmets.preprocess.resample import resample
@@ -109,39 +106,37 @@ def _stored() -> dict[str, Any]:
 
 
 def _widened(brain: Brain) -> Mask:
-    """The mask as the line uses it: grown by the recipe's margin."""
-    return np.asarray(grown(brain.mask, MARGIN_MM).data)
+    """What the line keeps, grown by the recipe's margin: all that a model sees."""
+    return np.asarray(grown(brain.kept, MARGIN_MM).data)
 
 
 # --- scans ------------------------------------------------------------------------
 
 
 def _scan_row(target: Target, options: argparse.Namespace) -> dict[str, Any]:
-    """Dice of each mask with the reference of its own kind, and what the contract mask keeps."""
-    scan, masks = target.read()
+    """Dice of each mask with the reference, and how much of the reference is kept."""
+    scan, reference = target.read()
     brain = extract_brain(scan, extractor="builtin")
-    both = "tissue_border_mm" in builtin()[1]
-    tissue = tissue_mask(scan) if both else brain.mask
-    main = masks[target.kind].data
-    found = {BRAIN: brain.mask.data, TISSUE: tissue.data}
+    wide = _widened(brain)
+    litres = scan.grid.voxel_volume_mm3 / 1e6
     row = {
         "scan": target.name,
         "group": target.group,
-        "reference": target.kind,
-        "tissue_by": TISSUE if both else BRAIN,
-        "recall": round(kept(main, brain.mask.data), 5),
-        "recall_with_margin": round(kept(main, _widened(brain)), 5),
-        "dice": {k: round(dice(found[k], mask.data), 4) for k, mask in masks.items()},
-        "litres": round(brain.mask.data.sum() * scan.grid.voxel_volume_mm3 / 1e6, 3),
+        "dice": round(dice(brain.mask.data, reference.data), 4),
+        "recall": round(kept(reference.data, brain.mask.data), 5),
+        "recall_of_what_is_kept": round(kept(reference.data, brain.kept.data), 5),
+        "recall_with_margin": round(kept(reference.data, wide), 5),
+        "litres": round(brain.mask.data.sum() * litres, 3),
+        "litres_with_margin": round(wide.sum() * litres, 3),
         "warnings": list(brain.notes),
-        "reference_is_cut": edge_contact(to_nearest_ras(masks[target.kind]).data) > CUT_SHARE,
+        "reference_is_cut": edge_contact(to_nearest_ras(reference).data) > CUT_SHARE,
     }
     wanted = target.name in COMPARED or not target.name.startswith("map_")
     other = mindgrab.cached(target.name, scan, options.cache, compute=options.mindgrab and wanted)
     if other is not None:
         row["mindgrab"] = {
-            "dice": {k: round(dice(other, mask.data), 4) for k, mask in masks.items()},
-            "recall": round(kept(main, other), 5),
+            "dice": round(dice(other, reference.data), 4),
+            "recall": round(kept(reference.data, other), 5),
         }
     print(row, flush=True)
     return row
@@ -156,8 +151,8 @@ def _lesions_kept() -> dict[str, Any]:
     lost, lesions, shares = 0, 0, []
     for number in MAPS:
         for image in range(HEADS_A_MAP):
-            for places, mask, wide in _surface_lesions(number, image):
-                inside = np.array([len(places), mask[places].sum(), wide[places].sum()])
+            for places, held, wide in _surface_lesions(number, image):
+                inside = np.array([len(places), held[places].sum(), wide[places].sum()])
                 counts += [np.count_nonzero(places), *inside[1:]]
                 lost += inside[1] == 0
                 lesions += 1
@@ -174,7 +169,7 @@ def _lesions_kept() -> dict[str, Any]:
 
 
 def _surface_lesions(number: int, image: int) -> Iterator[tuple[Mask, Mask, Mask]]:
-    """For each lesion its voxels within brain + CSF, the mask, and the mask with its margin."""
+    """For each lesion its voxels within brain + CSF, what is kept, and that with its margin."""
     rng = np.random.default_rng([number, image, 200])
     head = warp(read_anatomy(anatomy_path(number)), rng)
     signal = render(head, Style(spin_echo=False, contrast=True), rng)
@@ -187,7 +182,7 @@ def _surface_lesions(number: int, image: int) -> Iterator[tuple[Mask, Mask, Mask
     found = extract_brain(scan, extractor="builtin")
     wide = _widened(found)
     for plan in plans:
-        yield _ball(plan, inside.shape) & inside, found.mask.data, wide
+        yield _ball(plan, inside.shape) & inside, found.kept.data, wide
 
 
 def _plan_near_surface(brain: Mask, rng: np.random.Generator) -> tuple[Plan, ...]:
@@ -219,24 +214,21 @@ def _tuning_rows() -> Iterator[dict[str, Any]]:
     network, card = builtin()
     for number in TUNING_MAPS:
         for contrast in CONTRASTS:
-            scan, masks = simulated(number, contrast)
+            scan, reference = simulated(number, contrast)
             turned = to_nearest_ras(scan)
             found = find_surfaces(turned, network, card["spacing_mm"])
-            inner = found.tissue or found.brain
-            truth = to_nearest_ras(masks[BRAIN]).data
-            tissue = to_nearest_ras(masks[TISSUE]).data
-            cuts = {b: cut(found.brain, b, turned.grid) for b in (0.0, 0.5, 1.0, 1.5, 2.0)}
-            cores = {b: cut(inner, b, turned.grid) for b in (-0.5, 0.0, 0.5)}
+            truth = to_nearest_ras(reference).data
+            mask = cut(found.brain, card["border_mm"], turned.grid)
+            held = mask | cut(found.outer, card["outer_border_mm"], turned.grid)
             row = {
                 "scan": f"map_{number}_{contrast}",
                 "slope": round(edge_slope(found.brain), 3),
                 "mirrored_mm": round(found.mirrored, 3),
-                "crossed": round(crossed_share(found.brain, inner), 4),
-                "edge": round(edge_contact(cuts[1.0]), 4),
-                "spots": len(bright_spots(turned, cuts[1.0])),
-                "brain": {b: (round(dice(m, truth), 4), round(kept(truth, m), 4))
-                          for b, m in cuts.items()},
-                "tissue": {b: round(dice(m, tissue), 4) for b, m in cores.items()},
+                "apart_mm": round(surfaces_apart(found.brain, found.outer), 3),
+                "edge": round(edge_contact(mask), 4),
+                "spots": len(bright_spots(turned, mask, held)),
+                "dice": round(dice(mask, truth), 4),
+                "kept": round(kept(truth, held), 4),
             }  # fmt: skip
             print(row, flush=True)
             yield row
@@ -250,10 +242,10 @@ def _perturbed_rows(chosen: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
     for number in MAPS:
         if not chosen(f"map_{number}_T1c"):
             continue
-        scan, masks = simulated(number, "T1c")
-        start = _judged(scan, masks[BRAIN])
+        scan, whole = simulated(number, "T1c")
+        start = _judged(scan, whole)
         for name, perturb in PERTURBATIONS.items():
-            changed, reference = perturb(scan, masks[BRAIN])
+            changed, reference = perturb(scan, whole)
             row = {"scan": f"map_{number}_T1c", "perturbation": name,
                    **_judged(changed, reference), "dice_before": start["dice"]}  # fmt: skip
             row["fall"] = round(row["dice_before"] - row["dice"], 4)
@@ -265,7 +257,7 @@ def _judged(scan: Volume, reference: Volume) -> dict[str, Any]:
     brain = extract_brain(scan, extractor="builtin")
     return {
         "dice": round(dice(brain.mask.data, reference.data), 4),
-        "recall": round(kept(reference.data, brain.mask.data), 5),
+        "recall": round(kept(reference.data, _widened(brain)), 5),
         "warnings": list(brain.notes),
     }
 

@@ -1,8 +1,8 @@
 """Pictures of the brain masks of real whole heads, to be looked at; nothing is measured.
 
 Axial slices at the cerebellum, the temporal poles and the vertex, two coronal and two sagittal
-ones: the mask's outline in red, that of brain tissue in yellow where the extractor knows it.
-Scans may not be published: the folder is ignored by git.
+ones: the mask's outline in red, that of what is kept in yellow. Scans may not be published: the
+folder is ignored by git.
 
     BRAINMETS_DATA=FOLDER python benchmarks/brain_pictures.py [--out pictures]
 """
@@ -17,7 +17,7 @@ from scipy.ndimage import binary_erosion
 
 from brain_scans import data_folder
 from brainmets.io import nifti
-from brainmets.preprocess.brain import builtin, extract_brain, tissue_mask
+from brainmets.preprocess.brain import extract_brain
 from brainmets.preprocess.prepare import bounding_box
 from brainmets.preprocess.resample import resample
 from brainmets.volume import Volume, to_nearest_ras
@@ -46,16 +46,15 @@ def main() -> None:
         scan = nifti.read(data_folder() / f"{head}.nii.gz").volume
         brain = extract_brain(scan, extractor="builtin")
         path = out / f"brain_{head.replace('/', '_')}.png"
-        tissue = tissue_mask(scan) if "tissue_border_mm" in builtin()[1] else brain.mask
-        _picture(scan, brain.mask, tissue).save(path)
+        _picture(scan, brain.mask, brain.kept).save(path)
         print(path.name, brain.notes, flush=True)
 
 
-def _picture(scan: Volume, brain: Volume, tissue: Volume) -> Image.Image:
-    volumes = [to_nearest_ras(v) for v in (scan, brain, tissue)]
-    image, inside, core = (resample(v.with_data(v.data.astype(np.float32)), 1.0) for v in volumes)
+def _picture(scan: Volume, brain: Volume, kept: Volume) -> Image.Image:
+    volumes = [to_nearest_ras(v) for v in (scan, brain, kept)]
+    image, inside, wide = (resample(v.with_data(v.data.astype(np.float32)), 1.0) for v in volumes)
     shown = np.clip(image.data / np.percentile(image.data, 99.3), 0, 1)
-    masks = (inside.data >= 0.5, core.data >= 0.5)
+    masks = (inside.data >= 0.5, wide.data >= 0.5)
     box = bounding_box(masks[0])
     at = [box[2].start + round(h * (box[2].stop - box[2].start)) for h in HEIGHTS]
     x = (box[0].start + box[0].stop) // 2
@@ -67,9 +66,9 @@ def _picture(scan: Volume, brain: Volume, tissue: Volume) -> Image.Image:
     return Image.fromarray(np.vstack(rows))
 
 
-def _tile(image: npt.NDArray[np.float32], inside: Mask, core: Mask) -> npt.NDArray[np.uint8]:
+def _tile(image: npt.NDArray[np.float32], inside: Mask, wide: Mask) -> npt.NDArray[np.uint8]:
     colours = np.repeat((image * 255).astype(np.uint8)[..., None], 3, axis=2)
-    for mask, colour in ((core, YELLOW), (inside, RED)):
+    for mask, colour in ((wide, YELLOW), (inside, RED)):
         colours[mask & ~binary_erosion(mask)] = colour
     tile = np.zeros((SIDE, SIDE, 3), np.uint8)
     part = colours.transpose(1, 0, 2)[::-1][:SIDE, :SIDE]

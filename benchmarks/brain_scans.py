@@ -1,10 +1,4 @@
-"""The scans on which brain extractors are compared, each with the masks it is held against.
-
-Two surfaces exist for a brain, and tools differ in which one they draw: *brain + CSF*, all
-that lies inside the dura, and *tissue*, the brain's own surface with ventricles and narrow
-sulci inside. A reference belongs to one of them, and a mask is scored against the reference
-of its own kind.
-"""
+"""The scans on which brain extractors are compared, each with the mask it is held against."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -29,10 +23,9 @@ from brainmets.simulate.contrast import (
 )
 from brainmets.simulate.noise import smooth_noise
 from brainmets.simulate.scanner import NEUROLOGICAL, Protocol, acquire, acquire_truth
-from brainmets.training.heads import brain_of, tissue_of
+from brainmets.training.heads import brain_of
 from brainmets.volume import Grid, Volume
 
-BRAIN, TISSUE = "brain + CSF", "tissue"
 CONTRASTS = ("T1c", "T1", "T2", "FLAIR")
 MAPS = (17, 18, 19, 20)
 TUNING_MAPS = (15, 16)
@@ -57,19 +50,17 @@ SIGNALS: dict[str, dict[tuple[int, ...], Span]] = {
 
 @dataclass(frozen=True)
 class Target:
-    """A scan and the masks that it is held against.
+    """A scan and the mask that it is held against.
 
     Attributes:
         name: in tables.
         group: in tables.
-        kind: the kind of its reference; simulated heads have both.
-        read: gives the scan and its references by kind.
+        read: gives the scan and its reference, bool on the same grid.
     """
 
     name: str
     group: str
-    kind: str
-    read: Callable[[], tuple[Volume, dict[str, Volume]]] = field(repr=False)
+    read: Callable[[], tuple[Volume, Volume]] = field(repr=False)
 
 
 def dice(one: Mask, other: Mask) -> float:
@@ -93,21 +84,20 @@ def targets() -> Iterator[Target]:
     heads = data_folder() / "heads" / "nichart"
     for number in range(1, 9):
         scan, labels = heads / f"Subj{number}_T1.nii.gz", heads / f"Subj{number}_T1_DLMUSE.nii.gz"
-        read = partial(_real, scan, labels, TISSUE)
-        yield Target(f"nichart_{number}", "NiChart T1, 2 mm (real)", TISSUE, read)
+        yield Target(f"nichart_{number}", "NiChart T1, 2 mm (real)", partial(_real, scan, labels))
     folder = data_folder() / "scans" / "head_fg6692"
     for name in ("t1c", "t1"):
-        read = partial(_real, folder / f"{name}.nii.gz", folder / "brainmask.nii.gz", BRAIN)
-        yield Target(f"fg6692_{name}", "head_fg6692, 5.5 mm slices (real)", BRAIN, read)
+        read = partial(_real, folder / f"{name}.nii.gz", folder / "brainmask.nii.gz")
+        yield Target(f"fg6692_{name}", "head_fg6692, 5.5 mm slices (real)", read)
     for contrast in CONTRASTS:
         for number in MAPS:
             read = partial(simulated, number, contrast)
-            yield Target(f"map_{number}_{contrast}", f"maps 17–20, {contrast}", BRAIN, read)
+            yield Target(f"map_{number}_{contrast}", f"maps 17–20, {contrast}", read)
 
 
-def _real(scan: Path, labels: Path, kind: str) -> tuple[Volume, dict[str, Volume]]:
+def _real(scan: Path, labels: Path) -> tuple[Volume, Volume]:
     reference = nifti.read_labels(labels)
-    return nifti.read(scan).volume, {kind: reference.with_data(reference.data > 0)}
+    return nifti.read(scan).volume, reference.with_data(reference.data > 0)
 
 
 def anatomy_path(number: int) -> Path:
@@ -115,32 +105,25 @@ def anatomy_path(number: int) -> Path:
     return data_folder() / "anatomy" / f"training_seg_{number:02d}.nii.gz"
 
 
-def simulated(number: int, contrast: str) -> tuple[Volume, dict[str, Volume]]:
-    """A whole head of 1 mm in one contrast, and both of its surfaces; kept once made."""
+def simulated(number: int, contrast: str) -> tuple[Volume, Volume]:
+    """A whole head of 1 mm in one contrast, and its brain + CSF; kept once made."""
     path = CACHE / f"map_{number}_{contrast}.npz"
     if not path.is_file():
-        scan, masks = _simulate(number, contrast)
+        scan, brain = _simulate(number, contrast)
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, scan=scan.data, affine=scan.grid.affine,
-                 **{kind: mask.data for kind, mask in masks.items()})  # fmt: skip
+        np.savez(path, scan=scan.data, affine=scan.grid.affine, brain=brain.data)
     with np.load(path) as stored:
         scan = Volume(stored["scan"], Grid(stored["scan"].shape, stored["affine"]))
-        return scan, {kind: scan.with_data(stored[kind]) for kind in (BRAIN, TISSUE)}
+        return scan, scan.with_data(stored["brain"])
 
 
-def _simulate(number: int, contrast: str) -> tuple[Volume, dict[str, Volume]]:
+def _simulate(number: int, contrast: str) -> tuple[Volume, Volume]:
     rng = np.random.default_rng([number, CONTRASTS.index(contrast)])
     head = warp(read_anatomy(anatomy_path(number)), rng)
     image = signal(head, contrast, rng)
     protocol = Protocol((1.0, 1.0, 1.0), NEUROLOGICAL, (0.0, 0.0, 0.0), 0.03, 0.15)
-    return acquire(image, protocol, rng)[0], references(head, protocol)
-
-
-def references(head: Anatomy, protocol: Protocol) -> dict[str, Volume]:
-    """Both surfaces of a head as masks on the scan's grid."""
-    masks = {BRAIN: brain_of(head.labels), TISSUE: tissue_of(head.labels)}
-    taken = {k: acquire_truth(m.astype(np.float32), protocol) for k, m in masks.items()}
-    return {kind: mask.with_data(mask.data > 0) for kind, mask in taken.items()}
+    brain = acquire_truth(brain_of(head.labels).astype(np.float32), protocol)
+    return acquire(image, protocol, rng)[0], brain.with_data(brain.data > 0)
 
 
 def signal(head: Anatomy, contrast: str, rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -88,7 +88,7 @@ def real(data: Path, path: str, *, given: bool) -> dict[str, Any]:
 
 def of(scan: Volume) -> float:
     """Enhancement within the brain that is found."""
-    return enhancement(scan, find_brain(scan).mask)
+    return enhancement(scan, find_brain(scan).kept)
 
 
 def quartiles(values: list[float]) -> dict[str, float]:

@@ -57,7 +57,7 @@ def main() -> None:
         volume = images.read_case(case).volume
         brain = extract_brain(volume)
         grow = brain.extractor != "already stripped"
-        prepared = prepare(volume, brain.mask, bundle.recipe, grow=grow)
+        prepared = prepare(volume, brain.kept, bundle.recipe, grow=grow)
         masks = {}
         for name, model in models.items():
             if name != SLOW or with_pytorch:

@@ -46,7 +46,7 @@ def main() -> None:
         scan = images.read_case(case).volume
         brain = find_brain(scan, case.brain_mask)
         grow = brain.extractor != "already stripped"
-        prepared = prepare(scan, brain.mask, model.bundle.recipe, grow=grow)
+        prepared = prepare(scan, brain.kept, model.bundle.recipe, grow=grow)
         row: dict[str, Any] = {"case": case.case_id}
         masks = {}
         for name, largest in (("cubes", 0), ("large", model.largest_vox)):

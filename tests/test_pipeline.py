@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import brainmets
+from brainmets import pipeline
 from brainmets.cohort import Scan
 from brainmets.errors import GridMismatchError, ReadError
 from brainmets.evaluation.evaluate import _rule_beside
@@ -435,9 +436,25 @@ def test_the_chosen_extractor_is_used_and_named(tmp_path):
 
 def test_doubts_about_the_brain_mask_stand_in_the_report():
     notes = ("2 bright spots within 5 mm outside the brain mask; look there",)
-    brain = Brain(stripped_head(coarse_grid()).brain, "builtin", "3", "0" * 64, notes)
+    mask = stripped_head(coarse_grid()).brain
+    brain = Brain(mask, mask, "builtin", "3", "0" * 64, notes)
     failed = [check.detail for check in brain_checks(brain) if check.passed is False]
     assert failed == list(notes)
+
+
+def test_the_line_looks_at_what_is_kept_and_reports_it(monkeypatch):
+    """A metastasis between the mask and the end of what is kept is found, and is not outside."""
+    head = stripped_head(coarse_grid(), BALLS)
+    inside = head.lesions.data == 0
+    mask = head.brain.with_data(np.asarray(head.brain.data, bool) & inside)
+    kept = head.brain.with_data(np.asarray(head.brain.data, bool))
+    monkeypatch.setattr(
+        pipeline, "find_brain", lambda *_: Brain(mask, kept, "builtin", "0", "0" * 64, ())
+    )
+    report = analyse(scan_of(head.scan), model=coarse_model(margin_mm=0.0))
+    assert len(report.lesions) == len(BALLS)
+    np.testing.assert_array_equal(report.brain.data, kept.data)
+    assert not any(check.name == "outside the brain" for check in report.checks)
 
 
 def test_the_margin_is_left_out_where_there_is_nothing_around_the_brain(tmp_path):

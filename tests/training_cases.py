@@ -36,7 +36,8 @@ def prepared_case(shape=(40, 44, 36), lesions=((20, 20, 18),), *, radius=3, seed
 
 def all_is_brain(volume) -> Brain:
     """In place of the built-in extractor, which rightly sees no brain in a head of 5 cm."""
-    return Brain(volume.with_data(np.ones(volume.data.shape, bool)), "builtin", "", None, ())
+    mask = volume.with_data(np.ones(volume.data.shape, bool))
+    return Brain(mask, mask, "builtin", "", None, ())
 
 
 def write_case(folder: Path, name: str, *, balls=BALLS, seed=0, row=None) -> Case:

@@ -215,18 +215,18 @@ def analyse(
     brain = find_brain(scan.volume, brain_mask, extractor)
     told("prepare", 0, 1)
     grow = brain.extractor != "already stripped"
-    with meanwhile(lambda: (*check_scan(scan), check_contrast(scan, brain.mask))) as seen:
-        prepared = prepare(scan.volume, brain.mask, model.bundle.recipe, grow=grow)
+    with meanwhile(lambda: (*check_scan(scan), check_contrast(scan, brain.kept))) as seen:
+        prepared = prepare(scan.volume, brain.kept, model.bundle.recipe, grow=grow)
     probability, places = probability_of(prepared, model, told)
     del prepared
     told("lesions", 0, 1)
     mask = find(probability, model.bundle.rule)
     probability = calibrated(probability, model.bundle.temperature)
-    lesions = measure(mask, probability=probability, brain=brain.mask)
-    outside = outside_checks(mask, brain.mask)
+    lesions = measure(mask, probability=probability, brain=brain.kept)
+    outside = outside_checks(mask, brain.kept)
     checks = (*seen(), *brain_checks(brain), *outside)
     provenance = _provenance(brain, model, places)
-    return Report(name, scan, mask, lesions, checks, probability, brain.mask, provenance)
+    return Report(name, scan, mask, lesions, checks, probability, brain.kept, provenance)
 
 
 def probability_of(
@@ -315,7 +315,7 @@ def outside_checks(mask: Volume, brain: Volume) -> tuple[Check, ...]:
 
     Args:
         mask: labels 1…n of the lesions.
-        brain: mask of brain and CSF on the same grid, without the recipe's margin.
+        brain: what was kept of the head, on the same grid, without the recipe's margin.
     """
     shares = shares_outside(mask, brain)
     labels = [str(label) for label, share in shares.items() if share > MOSTLY]

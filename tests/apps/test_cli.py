@@ -1,6 +1,7 @@
 """The command line says what is wrong in one line, and never leaves half an output."""
 
 import csv
+import hashlib
 import io
 import json
 import struct
@@ -21,6 +22,7 @@ from brainmets.network import bundle as bundles
 from brainmets.network.bundle import Bundle
 from brainmets.network.torch_engine import build
 from brainmets.network.unet import UNet
+from brainmets.training import extractor
 from dicom_series import Layout, slices_of, write
 from label_heads import write_label_map
 from stand_ins import COARSE_BALLS, coarse_grid, stripped_head, write_scan
@@ -467,6 +469,35 @@ def test_weights_that_cannot_be_fetched_are_one_line_that_says_where_to_put_them
 def test_training_an_extractor_needs_its_label_maps(run, tmp_path):
     words = ("models", "train-extractor", tmp_path, "-o", tmp_path / "x.safetensors")
     require_one_error(run(*words), 2, "training_seg_01.nii.gz")
+    require_one_error(run(*words, "--start", tmp_path / "no.safetensors"), 2, "no.json")
+
+
+def test_training_an_extractor_does_not_write_over_what_it_begins_with(run, tmp_path):
+    weights = tmp_path / "x.safetensors"
+    weights.write_bytes(b"weights")
+    card = json.dumps({
+        "sha256": hashlib.sha256(b"weights").hexdigest(),
+        **dict.fromkeys(("version", "recipe", "architecture")),
+    })  # fmt: skip
+    weights.with_suffix(".json").write_text(card)
+    words = ("models", "train-extractor", tmp_path, "-o", weights, "--start", weights)
+    require_one_error(run(*words), 2, "choose another file")
+    words = ("models", "train-extractor", tmp_path, "-o", tmp_path / "x.bin", "--start", weights)
+    require_one_error(run(*words), 2, "choose another file")  # its card would be the same
+
+
+def test_training_that_begins_with_an_extractor_learns_at_half_the_rate(run, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        extractor, "train_extractor", lambda *words, **named: asked.append((words[2], named))
+    )
+    monkeypatch.setattr(extractor, "read_start", lambda path: path.name)
+    words = ("models", "train-extractor", tmp_path, "-o", tmp_path / "x.safetensors")
+    run(*words)
+    run(*words, "--start", tmp_path / "y.safetensors")
+    (plain, nothing), (begun, start) = asked
+    assert begun.learning_rate == plain.learning_rate / 2
+    assert (nothing["start"], start["start"]) == (None, "y.safetensors")
 
 
 def test_measuring_reports_every_lesion_of_the_mask(measured):

@@ -327,7 +327,8 @@ class SeesTwoBrains:
             np.sqrt(sum((a - c) ** 2 for a, c in zip(axes, centre, strict=True))) - radius
             for centre, radius in ((low, 10), (high, 30))
         ]
-        return np.repeat(np.minimum(*away).astype(np.float32)[None], 2, axis=0)
+        likely = np.minimum(*away).astype(np.float32)
+        return np.stack([likely, likely - 1])
 
     def release(self):
         """Remember it."""
@@ -340,30 +341,48 @@ def test_what_lies_farther_off_than_training_reached_is_no_brain(spacing_mm, pie
     scan = Volume(np.zeros((64, 64, 160), np.float32), Grid((64, 64, 160), affine))
     network = SeesTwoBrains()
     found = brain.find_surfaces(scan, network, spacing_mm)
-    assert label(found.brain.data < 0)[1] == label(found.tissue.data < 0)[1] == pieces
+    assert label(found.brain.data < 0)[1] == label(found.outer.data < 0)[1] == pieces
+    seen = np.abs(found.brain.data) < 20
+    np.testing.assert_allclose((found.brain.data - found.outer.data)[seen], 1, atol=1e-4)
     assert found.mirrored == 0
     assert network.is_released
 
 
-def test_tissue_needs_an_extractor_that_knows_it(head, monkeypatch):
-    """One that gives the distance to brain + CSF alone says so."""
-    card = {"spacing_mm": 4.0, "version": "2"}
-    monkeypatch.setattr(brain, "builtin", lambda: (None, card))
-    monkeypatch.setattr(brain, "find_surfaces", lambda *_: brain.Surfaces(head[0], None, 0.0))
-    with pytest.raises(BundleError, match="train-extractor"):
-        brain.tissue_mask(head[0])
-
-
-def test_tissue_is_cut_from_the_second_distance(head, monkeypatch):
+def test_the_mask_ends_at_the_likeliest_surface_and_what_is_kept_at_the_outer_one(
+    head, monkeypatch
+):
+    """Each distance is cut at its own border; what is kept holds the mask in any case."""
     scan, inner = head
-    card = {"spacing_mm": 4.0, "tissue_border_mm": 0.5}
-    fields = [scan.with_data(np.where(inner, -far, far).astype(np.float32)) for far in (1, 2)]
-    core = fields[1].with_data(fields[1].data)
-    core.data[:25] = 2
-    monkeypatch.setattr(brain, "builtin", lambda: (None, card))
-    monkeypatch.setattr(brain, "find_surfaces", lambda *_: brain.Surfaces(fields[0], core, 0.0))
-    expected = inner & (np.arange(50) >= 25)[:, None, None]
-    np.testing.assert_array_equal(brain.tissue_mask(scan).data, expected)
+    card = {"spacing_mm": 4.0, "border_mm": 0.25, "outer_border_mm": 1.5, "version": "0"}
+    likely = scan.with_data(np.where(inner, 0.0, 0.5).astype(np.float32))
+    outer = scan.with_data(np.where(ellipsoid(inner.shape, (72, 90, 77)), 1.0, 2.0))
+    outer.data[:26] = 2
+    monkeypatch.setattr(brain, "builtin", lambda *_: (None, card))
+    monkeypatch.setattr(brain, "find_surfaces", lambda *_: brain.Surfaces(likely, outer, 0.0))
+    found = extract_brain(scan, extractor="builtin")
+    np.testing.assert_array_equal(found.mask.data, inner)
+    np.testing.assert_array_equal(found.kept.data, inner | (outer.data < 1.5))
+
+
+def test_what_is_kept_hangs_together_with_the_mask(head):
+    """A larger piece elsewhere is left out, a hole is filled, and an empty field adds nothing."""
+    _, inner = head
+    outer = np.zeros_like(inner)
+    outer[:, :, :8] = True  # a neck
+    outer |= ellipsoid(inner.shape, (72, 90, 77))
+    outer[:, :, 6:9] = False
+    core = ellipsoid(inner.shape, (20, 20, 20))
+    mask = inner & ~core
+    outer &= ~core
+    expected = ellipsoid(inner.shape, (72, 90, 77))
+    expected[:, :, :9] = False
+    np.testing.assert_array_equal(brain.held(mask, outer), expected | inner)
+    np.testing.assert_array_equal(brain.held(inner, np.zeros_like(inner)), inner)
+
+
+def test_more_is_kept_of_an_extraction_than_its_mask(head):
+    found = extract_brain(head[0])
+    assert found.kept.data.sum() > found.mask.data.sum()
 
 
 def test_cutting_a_field_gives_the_same_mask_as_cutting_all_of_it(head):
@@ -404,6 +423,7 @@ def test_a_given_mask_is_taken_as_it_is(head):
     scan, inner = head
     found = given_mask(scan, scan.with_data(inner * 7))
     assert (found.extractor, found.sha256, found.notes) == ("given mask", None, ())
+    np.testing.assert_array_equal(found.kept.data, inner)
     np.testing.assert_array_equal(found.mask.data, inner)
 
 
@@ -453,5 +473,5 @@ def test_real_heads_keep_their_brain(data_folder, name, mask, least):
     reference = read_labels(data_folder / f"{mask}.nii.gz").data > 0
     found = extract_brain(scan)
     assert found.extractor == "builtin"
-    assert found.mask.data[reference].mean() > 0.98
+    assert found.kept.data[reference].mean() > 0.98
     assert dice(found.mask.data, reference) > least

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation
 
 from brainmets.preprocess import brain_quality
 from brainmets.preprocess.brain_quality import (
@@ -11,6 +12,7 @@ from brainmets.preprocess.brain_quality import (
     field_notes,
     quality_notes,
     spot_notes,
+    surfaces_apart,
 )
 from brainmets.volume import Grid, Volume
 
@@ -96,8 +98,12 @@ def test_a_mirrored_scan_that_gives_another_answer_is_told():
     assert "mirrored" in agreement_notes(field(60), field(55), 2.0)[0]
 
 
-def test_tissue_outside_brain_and_csf_is_told():
-    assert "outside brain" in agreement_notes(field(60), field(65), 0.0)[0]
+def test_an_outer_surface_far_from_the_likeliest_is_told():
+    brain = field(60)
+    near, far = (brain.with_data(brain.data - np.float32(by)) for by in (1.0, 9.0))
+    assert agreement_notes(brain, near, 0.0) == ()
+    assert "in doubt where the brain ends (by 9.0 mm" in agreement_notes(brain, far, 0.0)[0]
+    assert surfaces_apart(brain, far) == pytest.approx(9)
 
 
 # --- bright spots -------------------------------------------------------------------
@@ -105,22 +111,22 @@ def test_tissue_outside_brain_and_csf_is_told():
 
 @pytest.fixture
 def head():
-    """1.5 mm voxels: a brain of 100, dark bone, a scalp as bright as a lesion."""
+    """1.5 mm voxels: a brain of 100, dark bone, a scalp as bright as a lesion; brain, kept."""
     away = field(40, shape=(90, 90, 90), spacing=1.5).data
     image = np.full(away.shape, 10.0, np.float32)
     image[away < 0] = 100
     image[(away > 10) & (away < 16)] = 180
-    return Volume(image, grid_of(away.shape, 1.5)), away < 0
+    return Volume(image, grid_of(away.shape, 1.5)), away < 0, away < 0
 
 
 def with_spot(head, offset_mm, radius_mm, stretch=(1, 1, 1)):
-    scan, mask = head
+    scan, mask, kept = head
     axes = [
         ((np.arange(n) - (n - 1) / 2) * 1.5 - o) / s
         for n, o, s in zip(mask.shape, offset_mm, stretch, strict=True)
     ]
     ball = sum(np.square(a) for a in np.meshgrid(*axes, indexing="ij")) < radius_mm**2
-    return scan.with_data(np.where(ball, np.float32(180), scan.data)), mask
+    return scan.with_data(np.where(ball, np.float32(180), scan.data)), mask, kept
 
 
 def test_scalp_alone_is_no_spot(head):
@@ -152,10 +158,16 @@ def test_what_is_no_spot_is_not_counted(head, offset, radius, stretch):
     assert bright_spots(*with_spot(head, offset, radius, stretch)) == ()
 
 
+def test_what_is_kept_besides_the_mask_is_not_looked_at_again(head):
+    scan, mask, _ = with_spot(head, (0, 0, 42.75), 2.2)
+    assert bright_spots(scan, mask, binary_dilation(mask, iterations=4)) == ()
+    assert bright_spots(scan, mask, mask)
+
+
 def test_nothing_is_looked_for_across_thick_slices(head):
-    scan, mask = with_spot(head, (0, 0, 42.75), 2.2)
+    scan, mask, kept = with_spot(head, (0, 0, 42.75), 2.2)
     thick = Volume(scan.data, Grid(scan.data.shape, np.diag([1.5, 1.5, 5.0, 1.0])))
-    assert bright_spots(thick, mask) == ()
+    assert bright_spots(thick, mask, kept) == ()
 
 
 def test_what_is_too_large_for_a_spot_is_none(head, monkeypatch):

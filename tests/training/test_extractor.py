@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy.ndimage import binary_closing, binary_fill_holes, generate_binary_structure
 
 from brainmets.errors import ConfigError, ReadError
@@ -14,22 +15,23 @@ from brainmets.preprocess.brain import load_synthstrip
 from brainmets.training import extractor, extractor_scores, synthetic_heads
 from brainmets.training.chance import Chance
 from brainmets.training.extractor import (
-    MISS_COST,
+    OUTER_QUANTILE,
     Design,
     Schedule,
     distance_loss,
     example,
     fit,
     learning_rate,
+    read_start,
     train_extractor,
 )
-from brainmets.training.extractor_scores import choose_border, mask_scores
+from brainmets.training.extractor_scores import BORDERS_MM, choose_border, mask_scores
 from brainmets.training.heads import (
     FURTHEST_MM,
     brain_of,
+    one_object,
     read_heads,
     signed_distance,
-    tissue_of,
 )
 from brainmets.training.synthetic_heads import Example, Frame
 
@@ -69,27 +71,19 @@ def test_brain_is_one_solid_object_that_ends_below_the_stem():
     labels[40, 45, 40] = 0  # a hole
     labels[2, 2, 2] = 24  # a stray voxel
     labels[38:42, 42:46, 0:10] = 24  # the spinal canal
+    labels[30:32, 20:70, 60:70] = 509  # a gap of 2 mm
+    labels[46:50, 20:70, 60:70] = 509  # the groove of a sinus
     brain = brain_of(labels)
+    assert brain[30:32, 45, 64].all()
+    assert not brain[46:50, 45, 66].any()
     assert brain[40, 45, 40]
     assert not brain[2, 2, 2]
     assert brain[40, 44, 7]
     assert not brain[:, :, :5].any()
 
 
-def test_tissue_leaves_out_the_fluid_around_and_keeps_ventricles_and_fissures():
-    labels = label_map().astype(np.int16)
-    labels[38:42, 40:50, 38:44] = 4  # a ventricle
-    labels[30:40, 20:70, 54:64] = 24  # a fissure 10 mm wide
-    tissue = tissue_of(labels)
-    assert tissue[40, 45, 40]
-    assert tissue[35, 45, 56]
-    assert not tissue_of(labels, 2.0)[35, 45, 56]
-    assert not tissue[16, 45, 42]  # outer fluid
-    assert not (tissue & ~brain_of(labels)).any()
-
-
-@pytest.mark.parametrize("radius", [2, 4])
-def test_tissue_is_what_a_plain_closing_gives(radius):
+@pytest.mark.parametrize("radius", [1, 2, 4])
+def test_gaps_are_closed_as_a_plain_closing_does(radius):
     """Against scipy's closing by a digital ball of the same radius."""
     labels = label_map().astype(np.int16)
     labels[30:33, 20:70, 54:64] = 24
@@ -97,7 +91,7 @@ def test_tissue_is_what_a_plain_closing_gives(radius):
     side = 2 * radius + 1
     ball = np.sum(np.square(np.indices((side,) * 3) - radius), axis=0) <= radius**2
     expected = binary_fill_holes(binary_closing(mask, ball))[(slice(radius, -radius),) * 3]
-    np.testing.assert_array_equal(tissue_of(labels, radius), expected)
+    np.testing.assert_array_equal(one_object(np.isin(labels, (2, 16)), radius), expected)
     assert generate_binary_structure(3, 1).sum() == 7  # the core is found with 6 neighbours
 
 
@@ -107,29 +101,20 @@ def test_tissue_is_what_a_plain_closing_gives(radius):
 def test_an_example_is_a_function_of_seed_and_number(heads):
     one, other, third = (example(heads, FRAME, 1, n) for n in (5, 5, 6))
     assert torch.equal(one.image, other.image)
-    assert torch.equal(one.distances, other.distances)
+    assert torch.equal(one.distance, other.distance)
     assert not torch.equal(one.image, third.image)
 
 
 def test_examples_have_the_shape_and_range_that_the_network_expects(heads):
     for number in range(12):
         drawn = example(heads, FRAME, 2, number)
-        assert drawn.image.shape == drawn.seen.shape == FRAME.shape
-        assert drawn.distances.shape == (2, *FRAME.shape)
+        assert drawn.image.shape == drawn.distance.shape == drawn.seen.shape == FRAME.shape
         assert torch.isfinite(drawn.image).all()
         assert drawn.image.min() >= 0
         assert drawn.image.max() <= 1
-        assert drawn.distances.abs().max() <= FURTHEST_MM
+        assert drawn.distance.abs().max() <= FURTHEST_MM
         assert set(drawn.seen.unique().tolist()) <= {0.0, 1.0}
         assert not drawn.image[drawn.seen == 0].any()
-
-
-@pytest.mark.parametrize("amount", [-3.0, 0.0, 5.0])
-def test_tissue_never_lies_outside_brain_and_csf(heads, amount, monkeypatch):
-    monkeypatch.setattr(synthetic_heads, "_pull", lambda mm, *_: amount * fading(mm))
-    for number in range(4):
-        brain, tissue = example(heads, FRAME, 3, number).distances
-        assert (tissue >= brain - 0.5).all()
 
 
 def fading(brain_mm):
@@ -144,22 +129,20 @@ def test_a_brain_that_draws_back_leaves_fluid_and_its_dura_where_they_were(heads
         chance = Chance(4)
         monkeypatch.setattr(chance, "happens", lambda _probability: True)
         scenes.append(synthetic_heads._pose(heads[0], Frame((40, 40, 40), 2.0), chance))
-    outside = scenes[0].distances[0] > 2
+    outside = scenes[0].distance > 2
     for scene in scenes[1:]:
-        assert torch.equal(scene.distances[0], scenes[0].distances[0])
+        assert torch.equal(scene.distance, scenes[0].distance)
         assert torch.equal(scene.tissue[:, outside], scenes[0].tissue[:, outside])
     tissue, fluid = ([s.share(name).sum().item() for s in scenes] for name in ("white", "csf"))
     assert tissue[0] > tissue[1] > tissue[2]
     assert fluid[0] < fluid[1] < fluid[2]
-    surfaces = [(scene.distances[1] < 0).sum().item() for scene in scenes]
-    assert surfaces[0] > surfaces[1] > surfaces[2]
 
 
 def test_a_wandering_window_is_centred_on_the_surface(heads):
     """For windows that hold a part of the head only."""
     frame = Frame((16, 16, 16), 1.0, wander=True)
     for number in range(5):
-        middle = example(heads, frame, 1, number).distances[0][7:9, 7:9, 7:9]
+        middle = example(heads, frame, 1, number).distance[7:9, 7:9, 7:9]
         assert middle.abs().min() < 4
 
 
@@ -209,23 +192,29 @@ def test_the_learning_rate_rises_and_falls_to_nothing():
 
 
 def test_loss_is_0_for_the_truth_and_ignores_what_is_not_seen():
-    distance = torch.linspace(-15, 15, 20).expand(2, 1, 1, 20)
+    distance = torch.linspace(-15, 15, 20).expand(1, 1, 20)
     seen = (torch.arange(20) < 15).float().view(1, 1, 20)
-    wrong = torch.where(seen > 0, distance, 99.0)
+    wrong = torch.where(seen > 0, distance, 99.0).expand(2, 1, 1, 20)
     assert distance_loss(wrong, distance, seen) == 0
-    tissue_alone = distance + torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
-    assert distance_loss(tissue_alone, distance, seen).item() == pytest.approx(0.5, abs=0.05)
+    assert distance_loss(wrong[:1], distance, seen) == 0  # a network of one surface
+    larger = distance - torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
+    assert distance_loss(larger, distance, seen).item() == pytest.approx(1, abs=0.1)
 
 
-def test_a_brain_drawn_too_small_costs_more_than_one_drawn_too_large():
-    """So that the outer quantile is learnt: of distances 0 to 12 mm, what a quarter lies below."""
-    true = torch.linspace(0, 12, 121).view(1, 121, 1, 1)
+@pytest.mark.parametrize(("field", "share"), [(0, 0.5), (1, 1 - OUTER_QUANTILE)])
+def test_the_likeliest_surface_is_the_median_and_the_outer_one_a_quantile(field, share):
+    """Of distances 0 to 12 mm at places that look alike: the guess of least cost, each alone."""
+    true = torch.linspace(0, 12, 121).view(121, 1, 1)
     seen = torch.ones(121, 1, 1)
     guesses = torch.arange(0, 12, 0.25)
-    costs = [distance_loss(torch.full_like(true, g), true, seen).item() for g in guesses]
+    costs = []
+    for guess in guesses:
+        predicted = true.expand(2, -1, -1, -1).clone()
+        predicted[field] = guess
+        costs.append(distance_loss(predicted, true, seen).item())
     weight = 1 + 4 * torch.exp(-true.flatten() / 3)
     below = weight.cumsum(0) / weight.sum()
-    expected = true.flatten()[int((below >= 1 / (1 + MISS_COST)).nonzero()[0, 0])]
+    expected = true.flatten()[int((below >= share).nonzero()[0, 0])]
     assert guesses[int(np.argmin(costs))].item() == pytest.approx(expected.item(), abs=0.25)
 
 
@@ -252,11 +241,31 @@ def test_border_keeps_enough_in_all_but_one_image_in_twenty():
     assert choose_border(scores, [0, 1], recall=0.995) == 1
 
 
+def test_the_likeliest_surface_is_cut_to_fit_and_the_outer_one_to_hold(heads, monkeypatch):
+    """Recall rises with the border while Dice falls: only the second has to pay for it."""
+    recall = np.linspace(0.98, 1.0, len(BORDERS_MM))
+    rows = np.stack([recall, 1 - np.abs(recall - 0.985)], -1)
+    asked = []
+
+    def known(_network, _frame, _heads, borders_mm, *, seed):
+        asked.append(list(borders_mm))
+        places = [BORDERS_MM.index(border) for border in borders_mm]
+        return np.repeat(rows[None, None, places], 2, axis=0)
+
+    monkeypatch.setattr(extractor_scores, "mask_scores", known)
+    card = extractor_scores.measure(None, FRAME, heads, heads)
+    likely, outer = card["border_mm"], card["outer_border_mm"]
+    assert recall[BORDERS_MM.index(likely)] == pytest.approx(0.985, abs=0.0005)
+    assert recall[BORDERS_MM.index(outer)] >= 0.995 > recall[BORDERS_MM.index(outer) - 1]
+    assert asked[1] == [likely, outer]
+
+
 def test_a_perfect_prediction_scores_1(heads, monkeypatch):
     drawn = example(heads, FRAME, 3, 0)
-    drawn = Example(drawn.image, drawn.distances, torch.ones_like(drawn.seen))
+    drawn = Example(drawn.image, drawn.distance, torch.ones_like(drawn.seen))
+    both = drawn.distance.expand(1, 2, *FRAME.shape)
     monkeypatch.setattr(extractor_scores, "draw", lambda *_, **__: drawn)
-    scores = mask_scores(lambda _: drawn.distances[None], FRAME, heads, [0.0], seed=3, images=1)
+    scores = mask_scores(lambda _: both, FRAME, heads, [0.0], seed=3, images=1)
     np.testing.assert_allclose(scores, np.ones((2, 1, 1, 2)))
 
 
@@ -282,7 +291,52 @@ def test_weights_and_card_belong_together(maps):
     assert card["recipe"]["seed"] == 1
     assert "--steps 2 --seed 1" in card["recipe"]["command"]
     assert len(card["sha256"]) == 64
-    assert {"border_mm", "tissue_border_mm", "spacing_mm"} <= set(card)
+    assert {"border_mm", "outer_border_mm", "spacing_mm"} <= set(card)
+
+
+def test_training_may_begin_with_an_earlier_extractor(maps):
+    """At a rate of next to nothing it stays what it was; its card tells the whole history."""
+    first = maps / "first.safetensors"
+    train_extractor(maps, first, Schedule(2, 1))
+    start = read_start(first)
+    second = maps / "second.safetensors"
+    card = train_extractor(maps, second, Schedule(1, 5, 1e-9), start=start)
+    was, became = (load_file(path) for path in (first, second))
+    for name, weights in was.items():
+        torch.testing.assert_close(became[name], weights, rtol=2e-3, atol=1e-6)
+    assert card["recipe"]["start"]["sha256"] == start.card["sha256"]
+    assert card["recipe"]["start"]["recipe"]["seed"] == 1
+    assert card["recipe"]["command"].endswith("--start FILE")
+
+
+def test_a_run_that_began_with_other_weights_is_not_gone_on_with(maps, heads):
+    first = maps / "first.safetensors"
+    train_extractor(maps, first, Schedule(2, 1))
+    fit(heads, DESIGN, Schedule(1, 1), maps / "run.pt")
+    with pytest.raises(ConfigError, match="other settings"):
+        fit(heads, DESIGN, Schedule(1, 1), maps / "run.pt", start=read_start(first))
+
+
+def test_a_start_that_does_not_fit_is_refused(maps, monkeypatch):
+    first = maps / "first.safetensors"
+    train_extractor(maps, first, Schedule(1, 1))
+    start = read_start(first)
+    wider = Design(StripSizes(features=4, most_features=4, levels=2, block=2, fields=2), FRAME)
+    monkeypatch.setattr(extractor, "DESIGNS", {"builtin": wider})
+    with pytest.raises(ConfigError, match="not of the shape"):
+        train_extractor(maps, maps / "second.safetensors", Schedule(1, 1), start=start)
+    first.write_bytes(first.read_bytes() + b" ")
+    with pytest.raises(ReadError, match="not the card of"):
+        read_start(first)
+    first.with_suffix(".json").write_text("{}")
+    with pytest.raises(ReadError, match="version, sha256, recipe, architecture missing"):
+        read_start(first)
+    first.with_suffix(".json").write_text("{")
+    with pytest.raises(ReadError, match="not JSON"):
+        read_start(first)
+    first.with_suffix(".json").unlink()
+    with pytest.raises(ReadError, match="their card, beside"):
+        read_start(first)
 
 
 def test_synthstrips_shape_is_written_as_its_checkpoint(maps):

@@ -11,6 +11,7 @@ from brainmets.cohort import Case, Cohort
 from brainmets.config import Recipe
 from brainmets.errors import CohortError, GridMismatchError
 from brainmets.io import nifti
+from brainmets.preprocess.brain import Brain
 from brainmets.training import preparing
 from brainmets.training.preparing import prepare_cohort
 from brainmets.training.store import DEPTH_STEP_MM, open_entry
@@ -73,6 +74,18 @@ def test_depth_is_the_distance_to_the_brains_surface(case, tmp_path):
     inside = ndimage.distance_transform_edt(depth < 0)
     outside = ndimage.distance_transform_edt(depth >= 0)
     np.testing.assert_allclose(depth, outside - inside, atol=DEPTH_STEP_MM / 2 + 1e-6)
+
+
+def test_depth_is_that_of_what_the_line_keeps(case, tmp_path, monkeypatch):
+    """A model learns from what it will look at: more than the mask, where that is in doubt."""
+    kept = nifti.read_labels(case.brain_mask)
+    core = kept.with_data(ndimage.binary_erosion(kept.data > 0, iterations=4))
+    found = Brain(core, kept.with_data(kept.data > 0), "builtin", "0", "0", ())
+    monkeypatch.setattr(preparing, "extract_brain", lambda _: found)
+    expected = prepared(case, tmp_path / "given")
+    extracted = prepared(replace(case, brain_mask=None), tmp_path / "extracted")
+    np.testing.assert_array_equal(extracted.depth, expected.depth)
+    np.testing.assert_array_equal(extracted.image, expected.image)
 
 
 def test_tissue_is_kept_4_mm_around_the_brain(case, tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from brainmets.cohort import Case, Cohort
 from brainmets.config import Architecture, DecisionRule, Recipe, Tiling
@@ -17,6 +18,7 @@ from brainmets.io import nifti
 from brainmets.lesions import components, find
 from brainmets.network.bundle import Bundle
 from brainmets.pipeline import Model
+from brainmets.preprocess.brain import Brain
 from brainmets.training import tune
 from brainmets.training.rules import HIGHS, LOWS, SMALLEST_MM3
 from brainmets.training.tune import (
@@ -55,6 +57,17 @@ def model(rule=None):
         {}, {},
     )  # fmt: skip
     return Model(bundle, Bright())
+
+
+def test_the_rule_is_chosen_on_what_the_line_keeps(tmp_path, monkeypatch):
+    case = write_case(tmp_path, "a")
+    kept = nifti.read_labels(case.brain_mask)
+    kept = kept.with_data(kept.data > 0)
+    core = kept.with_data(ndimage.binary_erosion(kept.data, iterations=4))
+    expected = tune.prepared_of(case, model().bundle)
+    monkeypatch.setattr(tune, "find_brain", lambda *_: Brain(core, kept, "builtin", "0", "0", ()))
+    found = tune.prepared_of(case, model().bundle)
+    np.testing.assert_array_equal(found.volume.data, expected.volume.data)
 
 
 def brute_force(pairs):

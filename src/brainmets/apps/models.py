@@ -158,6 +158,10 @@ def train_brain_extractor(
     precision: Annotated[
         str, typer.Option(help="f32, or bf16: twice as fast where the processor has it.")
     ] = "f32",
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Weights of an earlier builtin, its card beside, to begin with."),
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Stop after this long; started again, it goes on.")
     ] = None,
@@ -168,14 +172,22 @@ def train_brain_extractor(
 
     from brainmets.apps.progress import loss_line
     from brainmets.concurrency import use_threads
-    from brainmets.training.extractor import Schedule, train_extractor
+    from brainmets.errors import ConfigError
+    from brainmets.training.extractor import Schedule, read_start, train_extractor
 
     use_threads(threads)
+    begun = read_start(start) if start else None
+    if start and out.with_suffix("").resolve() == start.with_suffix("").resolve():
+        raise ConfigError(
+            f"{out.name} is what training begins with; choose another file for the new weights, so "
+            "that the run can be started again"
+        )
+    rate = Schedule.learning_rate / (2 if begun else 1)
     seconds = math.inf if minutes is None else 60 * minutes
     with loss_line(screen, "training") as progress:
         train_extractor(
-            maps, out, Schedule(steps, seed, precision=precision), design=design.value,
-            most_seconds=seconds, progress=progress,
+            maps, out, Schedule(steps, seed, rate, precision), design=design.value,
+            start=begun, most_seconds=seconds, progress=progress,
         )  # fmt: skip
     typer.echo(f"weights: {out}" if out.is_file() else "stopped; start again to go on")
 

@@ -35,6 +35,7 @@ from brainmets.preprocess.brain_quality import (
     spot_notes,
 )
 from brainmets.preprocess.pieces import sizes_of
+from brainmets.preprocess.prepare import bounding_box
 from brainmets.preprocess.resample import resample, resample_like, resampled_grid
 from brainmets.volume import (
     AxisOrder,
@@ -122,7 +123,9 @@ class Brain:
     """Brain + CSF of a scan and how it was found.
 
     Attributes:
-        mask: bool, on the scan's grid.
+        mask: bool, on the scan's grid; ends where the brain most likely does.
+        kept: what may still be brain and should not be cut away, on the same grid: ``mask``,
+            and where the built-in extractor is in doubt, more. The line works with it.
         extractor: "builtin", "synthstrip", "already stripped" or "given mask".
         version: of the extractor; "" where there is none.
         sha256: of the extractor's weights.
@@ -130,6 +133,7 @@ class Brain:
     """
 
     mask: Volume
+    kept: Volume
     extractor: str
     version: str
     sha256: str | None
@@ -166,16 +170,16 @@ def extract_brain(
         stripped = _stripped_brain(turned, certain=extractor == "none")
         if stripped is not None:
             notes = quality_notes(stripped, turned.grid)
-            return _brain(volume, stripped, Used("already stripped", "", None), notes)
+            return _brain(volume, stripped, stripped, Used("already stripped", "", None), notes)
     if extractor == "synthstrip" or weights is not None:
         path = weights or fetch(SYNTHSTRIP_FILE)
         mask, doubts = _strip_with_synthstrip(turned, path)
-        used = Used("synthstrip", "1", _sha256(path))
+        kept, used = mask, Used("synthstrip", "1", _sha256(path))
     else:
-        mask, doubts = _strip_with_builtin(turned, engine)
+        mask, kept, doubts = _strip_with_builtin(turned, engine)
         used = Used("builtin", str(_builtin_card()["version"]), builtin_sha256())
-    with meanwhile(lambda: spot_notes(turned, mask)) as spots:
-        found = _brain(volume, mask, used, (*quality_notes(mask, turned.grid), *doubts))
+    with meanwhile(lambda: spot_notes(turned, mask, kept)) as spots:
+        found = _brain(volume, mask, kept, used, (*quality_notes(mask, turned.grid), *doubts))
     return replace(found, notes=(*found.notes, *spots()))
 
 
@@ -197,8 +201,9 @@ def given_mask(scan_volume: Volume, mask_volume: Volume) -> Brain:
         raise VolumeError("the brain mask is empty; expected voxels above 0 where the brain is")
     turned = _in_ras_order(scan_volume)
     inside = np.asarray(nearest_ras_order(scan_volume.grid).forward(mask))
-    notes = (*quality_notes(inside, turned.grid), *spot_notes(turned, inside))
-    return Brain(scan_volume.with_data(mask), "given mask", "", None, notes)
+    notes = (*quality_notes(inside, turned.grid), *spot_notes(turned, inside, inside))
+    given = scan_volume.with_data(mask)
+    return Brain(given, given, "given mask", "", None, notes)
 
 
 # --- the extractors -------------------------------------------------------------
@@ -209,15 +214,16 @@ class Surfaces:
     """What the built-in network says of a scan in nearest-RAS order, on its own grid.
 
     Attributes:
-        brain: signed distance (mm) to brain + CSF, negative inside.
-        tissue: signed distance (mm) to the brain's own surface, ventricles inside; None from
-            a network that gives one distance.
+        brain: signed distance (mm) to where the surface of brain + CSF most likely is,
+            negative inside.
+        outer: the same to where it lies at most, but for one place in five (see
+            ``OUTER_QUANTILE`` in training).
         mirrored: mean difference (mm), within 2 mm of the surface of brain + CSF, between
             what it says of the scan and of its mirror image.
     """
 
     brain: Volume
-    tissue: Volume | None
+    outer: Volume
     mirrored: float
 
 
@@ -235,8 +241,7 @@ def find_surfaces(turned: Volume, network: "Network", spacing_mm: float) -> Surf
     mean[:, _beyond_reach(mean[0], spacing_mm)] = FAR_MM
     near = np.abs(mean[0]) < NEAR_MM
     apart = float(np.abs(found[0] - other[0])[near].mean()) if near.any() else FAR_MM
-    tissue = coarse.with_data(mean[1]) if len(mean) > 1 else None
-    return Surfaces(coarse.with_data(mean[0]), tissue, apart)
+    return Surfaces(coarse.with_data(mean[0]), coarse.with_data(mean[1]), apart)
 
 
 def _beyond_reach(distance: Float32, spacing_mm: float) -> Mask:
@@ -257,14 +262,18 @@ def _beyond_reach(distance: Float32, spacing_mm: float) -> Mask:
 def cut(distance: Volume, border_mm: float, grid: Grid) -> Mask:
     """Where a distance field lies below a border, on another grid of the same axes: one solid.
 
-    Only the part of the grid that can lie below is interpolated.
-
     Raises:
         VolumeError: there is no such place.
     """
+    return _solid(_below(distance, border_mm, grid))
+
+
+def _below(distance: Volume, border_mm: float, grid: Grid) -> Mask:
+    """Where a distance field lies below a border: only what can is interpolated."""
+    mask = np.zeros(grid.shape, bool)
     places = np.argwhere(distance.data < border_mm)
     if not len(places):
-        raise VolumeError("no brain was found; expected a scan of a head. Give a mask of your own")
+        return mask
     between = np.linalg.inv(grid.affine) @ distance.grid.affine
     ends = apply(between, np.array([places.min(0) - 1, places.max(0) + 1]))
     low = np.clip(np.floor(ends[0]), 0, grid.shape).astype(int)
@@ -274,44 +283,27 @@ def cut(distance: Volume, border_mm: float, grid: Grid) -> Mask:
     affine[:3, 3] = apply(affine, low)
     shape = (int(high[0] - low[0]), int(high[1] - low[1]), int(high[2] - low[2]))
     part = Grid(shape, affine, grid.frame_of_reference)
-    mask = np.zeros(grid.shape, bool)
-    mask[box] = _solid(_onto(distance, part) < border_mm)
+    mask[box] = _onto(distance, part) < border_mm
     return mask
 
 
-def _strip_with_builtin(turned: Volume, engine: str = "auto") -> tuple[Mask, tuple[str, ...]]:
-    """Mask of a scan in nearest-RAS order, and what is doubtful about it."""
+def _strip_with_builtin(turned: Volume, engine: str = "auto") -> tuple[Mask, Mask, tuple[str, ...]]:
+    """Mask of a scan in nearest-RAS order, what is kept, and what is doubtful about them."""
     network, card = builtin(engine)
     surfaces = find_surfaces(turned, network, float(card["spacing_mm"]))
-    border = float(card["border_mm"])
-    notes = (
-        *field_notes(surfaces.brain, border),
-        *agreement_notes(surfaces.brain, surfaces.tissue, surfaces.mirrored),
-    )
-    return cut(surfaces.brain, border, turned.grid), notes
-
-
-def tissue_mask(volume: Volume) -> Volume:
-    """The brain without the fluid around it (ventricles, sulci and fissures inside), bool.
-
-    By the built-in extractor. The rest of the line never uses it: lesions at the surface
-    may lie outside. It is what masks without the outer fluid call the brain.
-
-    Raises:
-        VolumeError: a constant image, or no brain found.
-        BundleError: the built-in extractor gives no such distance.
-    """
-    _require_contrast(volume)
-    turned = _in_ras_order(volume)
-    network, card = builtin()
-    surfaces = find_surfaces(turned, network, float(card["spacing_mm"]))
-    if surfaces.tissue is None:
-        raise BundleError(
-            f"the built-in extractor, version {card['version']}, gives the distance to brain + "
-            "CSF alone; train one that gives both with 'brainmets models train-extractor'"
+    border, outer_border = float(card["border_mm"]), float(card["outer_border_mm"])
+    with meanwhile(lambda: _below(surfaces.outer, outer_border, turned.grid)) as outer:
+        mask = cut(surfaces.brain, border, turned.grid)
+        notes = (
+            *field_notes(surfaces.brain, border),
+            *agreement_notes(surfaces.brain, surfaces.outer, surfaces.mirrored),
         )
-    mask = cut(surfaces.tissue, float(card["tissue_border_mm"]), turned.grid)
-    return volume.with_data(_as_stored(volume, mask))
+    return mask, held(mask, outer()), notes
+
+
+def held(mask: Mask, outer: Mask) -> Mask:
+    """The mask, one piece, and all of ``outer`` that hangs together with it; without holes."""
+    return _solid(mask | outer, within=mask)
 
 
 def _strip_with_synthstrip(turned: Volume, weights: Path) -> tuple[Mask, tuple[str, ...]]:
@@ -539,19 +531,27 @@ def _background(data: npt.NDArray[np.generic]) -> np.generic:
 # --- masks ------------------------------------------------------------------------
 
 
-def _solid(mask: Mask) -> Mask:
+def _solid(mask: Mask, within: Mask | None = None) -> Mask:
     """The largest 6-connected component with its holes filled.
+
+    Args:
+        mask: where to look.
+        within: one piece of ``mask``; the component that holds it is taken instead.
 
     Raises:
         VolumeError: there is none.
     """
-    pieces, count = label(mask)
-    if count == 0:
+    if not mask.any():
         raise VolumeError("no brain was found; expected a scan of a head. Give a mask of your own")
-    largest = 1 + int(sizes_of(pieces, count)[1:].argmax())
-    box = find_objects(pieces, max_label=largest)[largest - 1]
+    box = bounding_box(mask)
+    pieces, count = label(mask[box])
+    if within is None:
+        chosen = 1 + int(sizes_of(pieces, count)[1:].argmax())
+    else:
+        chosen = int(pieces.ravel()[within[box].argmax()])
+    part = find_objects(pieces, max_label=chosen)[chosen - 1]
     solid = np.zeros(mask.shape, bool)
-    solid[box] = _filled(pieces[box] == largest)
+    solid[box][part] = _filled(pieces[part] == chosen)
     return solid
 
 
@@ -575,9 +575,11 @@ class Used:
     sha256: str | None
 
 
-def _brain(volume: Volume, turned_mask: Mask, used: Used, notes: tuple[str, ...]) -> Brain:
-    mask = volume.with_data(_as_stored(volume, turned_mask))
-    return Brain(mask, used.extractor, used.version, used.sha256, notes)
+def _brain(volume: Volume, mask: Mask, kept: Mask, used: Used, notes: tuple[str, ...]) -> Brain:
+    """From masks in nearest-RAS order."""
+    stored = volume.with_data(_as_stored(volume, mask))
+    wide = stored if kept is mask else volume.with_data(_as_stored(volume, kept))
+    return Brain(stored, wide, used.extractor, used.version, used.sha256, notes)
 
 
 def _as_stored(volume: Volume, turned_mask: Mask) -> Mask:

@@ -54,7 +54,7 @@ class Report:
         lesions: measurements, in the order of the labels.
         checks: input quality.
         probability: float in [0, 1] on the scan's grid, if a model ran.
-        brain: bool on the scan's grid, if the brain was extracted or given.
+        brain: bool on the scan's grid, if the brain was extracted or given: what was kept.
         provenance: ready for JSON: ``brainmets_version``, ``model`` (mapping or None),
             ``extractor``, ``recipe``, ``decision_rule``, ``engine``, ``options``.
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from brainmets.errors import ConfigError, ReadError, RunError
@@ -28,17 +28,19 @@ from brainmets.network.synthstrip import SynthStrip
 from brainmets.training.chance import Chance
 from brainmets.training.checkpoints import read_checkpoint, write_checkpoint
 from brainmets.training.extractor_scores import measure
-from brainmets.training.heads import FURTHEST_MM, Head, read_heads
+from brainmets.training.heads import FURTHEST_MM, GAP_MM, Head, read_heads
 from brainmets.training.synthetic_heads import Example, Frame, draw
 
 HEADS = {"training": range(1, 15), "tuning": range(15, 17), "test": range(17, 21)}
 """Which of SynthSeg's label maps serve for what."""
 OUTPUT_SCALE_MM = 10.0
 """While learning, the network's output times this is the distance; folded in at the end."""
-MISS_COST = 3.0
-"""What a voxel drawn outside brain + CSF costs, where one drawn inside costs 1."""
-VERSION = "4"
+OUTER_QUANTILE = 0.8
+"""Of the places where the brain's surface may be, the share that the second surface holds."""
+VERSION = "5"
 """Of the built-in extractor: raised when the same command makes another."""
+TOLD = ("version", "sha256", "recipe")
+"""Of the extractor that training begins with, in the card of the new one."""
 CHECKPOINT_EVERY = 100
 REPORT_EVERY = 25
 Progress = Callable[[int, int, float], None]
@@ -87,6 +89,40 @@ class Schedule:
             )
 
 
+@dataclass(frozen=True)
+class Start:
+    """An earlier extractor, whose weights training begins with.
+
+    Attributes:
+        weights: its file's content, safetensors.
+        card: what lies beside it.
+    """
+
+    weights: bytes
+    card: dict[str, Any]
+
+
+def read_start(path: Path) -> Start:
+    """An extractor that :func:`train_extractor` wrote: weights, with their card beside them.
+
+    Raises:
+        ReadError: no such file, or no card that is of these weights.
+    """
+    card_path = path.with_suffix(".json")
+    if not (path.is_file() and card_path.is_file()):
+        raise ReadError(f"{path.name}: expected weights, and {card_path.name}, their card, beside")
+    weights = path.read_bytes()
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ReadError(f"{card_path.name}: not JSON ({error})") from error
+    if missing := [key for key in (*TOLD, "architecture") if key not in card]:
+        raise ReadError(f"{card_path.name}: {', '.join(missing)} missing; expected a card")
+    if hashlib.sha256(weights).hexdigest() != card["sha256"]:
+        raise ReadError(f"{card_path.name} is not the card of {path.name}: its SHA-256 is another")
+    return Start(weights, card)
+
+
 @dataclass
 class Run:
     """A training run: what its checkpoint holds."""
@@ -103,6 +139,7 @@ def train_extractor(
     schedule: Schedule,
     *,
     design: str = "builtin",
+    start: Start | None = None,
     most_seconds: float = math.inf,
     progress: Progress | None = None,
 ) -> dict[str, Any] | None:
@@ -115,6 +152,7 @@ def train_extractor(
             ``synthstrip.1.pt``. A run's state is kept beside it until it is whole.
         schedule: steps, seed, rate and precision.
         design: a name in :data:`DESIGNS`.
+        start: an earlier extractor of the same shape to begin with; else random weights.
         most_seconds: after this long the run stops at a checkpoint; started again, it goes on.
         progress: called every 25 steps.
 
@@ -122,26 +160,30 @@ def train_extractor(
         The card; None if the run stopped before its end, or for SynthStrip's shape.
 
     Raises:
-        ConfigError: no such design, or a checkpoint of a run of other settings.
+        ConfigError: no such design, a start of another shape, or a checkpoint of a run of other
+            settings.
         ReadError: a label map is missing or unusable.
         RunError: the loss is no longer finite.
         WriteError: ``out`` cannot be written.
     """
     if design not in DESIGNS:
         raise ConfigError(f"design {design!r}; expected one of {', '.join(DESIGNS)}")
+    if start and start.card["architecture"] != asdict(DESIGNS[design].sizes):
+        raise ConfigError(f"the network to begin with is not of the shape of {design!r}")
     training, tuning, testing = (_paths(anatomy_folder, n) for n in HEADS.values())
     checkpoint = out.with_name(out.name + ".checkpoint")
     deadline = time.monotonic() + most_seconds
     network = fit(
         read_heads(training), DESIGNS[design], schedule, checkpoint,
-        deadline=deadline, progress=progress,
+        start=start, deadline=deadline, progress=progress,
     )  # fmt: skip
     if network is None:
         return None
     if design == "synthstrip":
         _write_checkpoint(network, out)
         return None
-    return _write_builtin(network, out, schedule, [read_heads(tuning), read_heads(testing)])
+    held_out = [read_heads(tuning), read_heads(testing)]
+    return _write_builtin(network, out, describe(schedule, start), held_out)
 
 
 def _paths(folder: Path, numbers: Sequence[int]) -> list[Path]:
@@ -158,7 +200,7 @@ def _write_checkpoint(network: SynthStrip, out: Path) -> None:
 
 
 def _write_builtin(
-    network: SynthStrip, out: Path, schedule: Schedule, held_out: Sequence[list[Head]]
+    network: SynthStrip, out: Path, known: dict[str, Any], held_out: Sequence[list[Head]]
 ) -> dict[str, Any]:
     """Weights in float16 and their card; the figures are those of the rounded weights."""
     rounded = {name: tensor.half() for name, tensor in _weights(network).items()}
@@ -166,7 +208,7 @@ def _write_builtin(
     with whole_file(out) as temporary:
         temporary.write_bytes(save(rounded))
     card = {
-        **describe(schedule),
+        **known,
         **measure(network, DESIGNS["builtin"].frame, *held_out),
         "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
     }
@@ -178,8 +220,9 @@ def _weights(network: SynthStrip) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
 
 
-def describe(schedule: Schedule) -> dict[str, Any]:
+def describe(schedule: Schedule, start: Start | None = None) -> dict[str, Any]:
     """The part of the built-in extractor's card that is known before any result."""
+    begun = start and {key: start.card[key] for key in TOLD}
     names = {part: [f"training_seg_{n:02d}" for n in numbers] for part, numbers in HEADS.items()}
     design = DESIGNS["builtin"]
     return {
@@ -190,9 +233,11 @@ def describe(schedule: Schedule) -> dict[str, Any]:
         "recipe": {
             **asdict(schedule),
             "command": "brainmets models train-extractor MAPS --out extractor.safetensors "
-            f"--steps {schedule.steps} --seed {schedule.seed} --precision {schedule.precision}",
+            f"--steps {schedule.steps} --seed {schedule.seed} --precision {schedule.precision}"
+            + (" --start FILE" if start else ""),
+            "start": begun,
             "images": "synthetic heads of random contrast, drawn anew each step",
-            "miss_cost": MISS_COST,
+            "outer_quantile": OUTER_QUANTILE,
             "window": "×".join(map(str, design.frame.shape)),
             "optimiser": "AdamW, one-cycle",
         },
@@ -200,7 +245,9 @@ def describe(schedule: Schedule) -> dict[str, Any]:
             **names,
             "source": "SynthSeg training label maps (BBillot/SynthSeg), Apache-2.0",
             "contract": "brain + CSF; the spinal canal ends 5 mm below brain stem and cerebellum",
-            "second field": "tissue: brain and ventricles, fissures up to 16 mm wide closed",
+            "closed_by_mm": GAP_MM,
+            "fields": "signed distance (mm) to the brain's surface: its median, and the "
+            f"{OUTER_QUANTILE:g} quantile of where it may be, counted outwards",
         },
         "limits": [
             "trained on images synthesised from 14 label maps of adults, on no real scan",
@@ -220,16 +267,17 @@ def fit(
     schedule: Schedule,
     checkpoint: Path,
     *,
+    start: Start | None = None,
     deadline: float = math.inf,
     progress: Progress | None = None,
 ) -> SynthStrip | None:
     """A network trained on ``heads``, in evaluation mode; None if time ran out.
 
-    The run is a function of heads, design, schedule and seed: bit for bit in float32 on one
+    The run is a function of heads, design, schedule, seed and start: bit for bit in float32 on one
     machine, in however many legs; bfloat16 is not repeatable to the last bit on every
     processor.
     """
-    run, settings = _start(design, schedule), _settings(heads, design, schedule)
+    run, settings = _start(design, schedule, start), _settings(heads, design, schedule, start)
     if checkpoint.is_file():
         _resume(run, checkpoint, settings)
     for image in _examples(heads, design.frame, schedule, run.step):
@@ -264,16 +312,20 @@ def _examples(heads: list[Head], frame: Frame, schedule: Schedule, first: int) -
             yield drawn
 
 
-def _settings(heads: list[Head], design: Design, schedule: Schedule) -> str:
+def _settings(heads: list[Head], design: Design, schedule: Schedule, start: Start | None) -> str:
     """What a checkpoint must have in common with the run that goes on from it."""
     centres = [head.centre for head in heads]
-    return json.dumps([VERSION, asdict(design), asdict(schedule), centres], sort_keys=True)
+    begun = start.card["sha256"] if start else None
+    return json.dumps([VERSION, asdict(design), asdict(schedule), centres, begun], sort_keys=True)
 
 
-def _start(design: Design, schedule: Schedule) -> Run:
+def _start(design: Design, schedule: Schedule, start: Start | None) -> Run:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(schedule.seed)
         network = _initialised(SynthStrip(design.sizes))
+    if start:
+        network.load_state_dict(load(start.weights))
+        _scale_last(network, 1 / OUTPUT_SCALE_MM)
     # torch's annotations of ``to`` lack memory_format
     network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(network.parameters(), schedule.learning_rate, betas=(0.9, 0.99))
@@ -297,10 +349,14 @@ def _last_parameters(network: SynthStrip) -> list[nn.Parameter]:
 
 
 def _fold_in_scale(network: SynthStrip) -> SynthStrip:
+    _scale_last(network, OUTPUT_SCALE_MM)
+    return network
+
+
+def _scale_last(network: SynthStrip, by: float) -> None:
     with torch.no_grad():
         for parameter in _last_parameters(network):
-            parameter.mul_(OUTPUT_SCALE_MM)
-    return network
+            parameter.mul_(by)
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:
@@ -319,9 +375,7 @@ def _learn(run: Run, drawn: Example, schedule: Schedule) -> float:
     batch = drawn.image[None, None].to(memory_format=torch.channels_last_3d)
     with torch.autocast("cpu", torch.bfloat16, enabled=schedule.precision == "bf16"):
         predicted = run.network(batch)[0]
-    loss = distance_loss(
-        predicted.float() * OUTPUT_SCALE_MM, drawn.distances[: len(predicted)], drawn.seen
-    )
+    loss = distance_loss(predicted.float() * OUTPUT_SCALE_MM, drawn.distance, drawn.seen)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise RunError(f"the loss is {value} at step {run.step}; lower the learning rate")
@@ -333,22 +387,25 @@ def _learn(run: Run, drawn: Example, schedule: Schedule) -> float:
     return value
 
 
-def distance_loss(predicted: Tensor, distances: Tensor, seen: Tensor) -> Tensor:
-    """Mean absolute error (mm) of clamped distances, five times heavier at the surface.
+def distance_loss(predicted: Tensor, distance: Tensor, seen: Tensor) -> Tensor:
+    """Error (mm) of clamped distances, five times heavier at the surface: the fields' sum.
 
-    A brain + CSF drawn too small costs :data:`MISS_COST` times what one drawn too large
-    does: where a scan does not tell the surface, its outer quantile is learnt, not its
-    median (Koenker R, Bassett G. Regression quantiles. Econometrica 1978;46:33-50).
+    The first field's error is absolute, so that it learns the median of what the surface may
+    be. The second's is weighed by its sign, so that it learns :data:`OUTER_QUANTILE`: where a
+    scan does not tell the surface the two part (Koenker R, Bassett G. Regression quantiles.
+    Econometrica 1978;46:33-50).
 
     Args:
-        predicted: (fields, x, y, z); the first is the distance to brain + CSF.
-        distances: the true ones, of the same shape.
+        predicted: (fields, x, y, z), one field or two.
+        distance: the true one, (x, y, z).
         seen: (x, y, z); what lies outside the field of view does not count.
     """
-    weight = seen * (1 + 4 * torch.exp(-distances.abs() / 3))
+    weight = seen * (1 + 4 * torch.exp(-distance.abs() / 3))
     bounded = predicted + (predicted.clamp(-FURTHEST_MM, FURTHEST_MM) - predicted) * 0.9
-    error = bounded - distances
-    cost = torch.cat([error[:1].clamp_min(0) * MISS_COST - error[:1].clamp_max(0), error[1:].abs()])
+    error = bounded - distance
+    inside, outside = error[1:].clamp_min(0), -error[1:].clamp_max(0)
+    outer = 2 * (OUTER_QUANTILE * inside + (1 - OUTER_QUANTILE) * outside)
+    cost = torch.cat([error[:1].abs(), outer])
     return (cost * weight).sum() / weight.sum().clamp_min(1)
 
 

@@ -15,12 +15,12 @@ from brainmets.training.chance import Chance
 from brainmets.training.heads import Head
 from brainmets.training.synthetic_heads import Example, Frame, draw
 
-BORDERS_MM = tuple(x / 4 for x in range(-4, 17))
+BORDERS_MM = tuple(x / 8 for x in range(-8, 25))
 MEASURED_IMAGES = 40
 TUNING_SEED, TESTING_SEED = 715, 1720
 RECALL = 0.995
-"""Share of the brain that the mask should keep in all but one image in twenty."""
-SURFACES = ("brain + CSF", "tissue")
+"""Share of the brain that the outer surface should hold in all but one image in twenty."""
+SURFACES = ("brain", "outer")
 Scores = npt.NDArray[np.float64]
 
 
@@ -29,12 +29,12 @@ def measure(
 ) -> dict[str, Any]:
     """Choose the borders on tuning heads; recall and Dice on those and on test heads.
 
-    The mask of brain + CSF must keep what it should; that of tissue must fit.
+    The first surface must fit; the outer one must hold what it should.
     """
     tuned = mask_scores(network, frame, tuning, BORDERS_MM, seed=TUNING_SEED)
     borders = [
-        choose_border(tuned[0], BORDERS_MM, recall=RECALL),
-        choose_border(tuned[1], BORDERS_MM, recall=0),
+        choose_border(tuned[0], BORDERS_MM, recall=0),
+        choose_border(tuned[1], BORDERS_MM, recall=RECALL),
     ]
     tested = mask_scores(network, frame, testing, borders, seed=TESTING_SEED)
     places = [BORDERS_MM.index(border) for border in borders]
@@ -45,7 +45,7 @@ def measure(
             ("test, simulated T1", tested, (0, 1)),
         )
     }
-    return {"border_mm": borders[0], "tissue_border_mm": borders[1], "results": results}
+    return {"border_mm": borders[0], "outer_border_mm": borders[1], "results": results}
 
 
 def summary(scores: Scores) -> dict[str, float]:
@@ -92,10 +92,8 @@ def _scores_of(
     with torch.inference_mode():
         predicted = network(example.image[None, None])[0]
     shown = _finer(example.seen) > 0.5
-    return [
-        _field_scores(_finer(found), (_finer(true) < 0) & shown, shown, borders_mm)
-        for found, true in zip(predicted, example.distances, strict=True)
-    ]
+    truth = (_finer(example.distance) < 0) & shown
+    return [_field_scores(_finer(found), truth, shown, borders_mm) for found in predicted]
 
 
 def _field_scores(

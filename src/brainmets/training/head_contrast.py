@@ -20,12 +20,12 @@ class Scene:
 
     Attributes:
         tissue: indices into ``NAMES`` of two points in each voxel, shape (2, x, y, z).
-        distances: signed distances (mm) to brain + CSF and to tissue, shape (2, x, y, z).
+        distance: signed distance (mm) to brain + CSF, shape (x, y, z).
         spacing_mm: side of the voxels.
     """
 
     tissue: Tensor
-    distances: Tensor
+    distance: Tensor
     spacing_mm: float
 
     @property
@@ -44,7 +44,7 @@ class Scene:
 
     def below(self, distance_mm: float) -> Tensor:
         """How much of each voxel lies nearer than a distance to brain + CSF, or inside it."""
-        return ((distance_mm - self.distances[0]) / self.spacing_mm + 0.5).clamp(0, 1)
+        return ((distance_mm - self.distance) / self.spacing_mm + 0.5).clamp(0, 1)
 
 
 def paint(scene: Scene, chance: Chance, *, only_t1: bool) -> Tensor:
@@ -144,7 +144,7 @@ def _paint_layers(
     """Marrow within bone, dura, sinuses, surface vessels, and CSF that partial volume hides."""
     spacing, shape = scene.spacing_mm, scene.shape
     if chance.happens(0.7):
-        start = chance.uniform(1.5, 3)
+        start = chance.uniform(1.5, 4.5)  # beyond dura and the skull's inner table
         layer = scene.within(start, start + chance.uniform(1.5, 5)) * scene.share("bone")
         patches = chance.field(shape, 24 / spacing)[0] > chance.uniform(-1.5, 0.5)
         image = _mix(image, layer * patches, chance.uniform(0.2, 1.3))
@@ -167,7 +167,7 @@ def _paint_layers(
 
 def _add_lesion(image: Tensor, scene: Scene, contrast: dict[str, float], chance: Chance) -> Tensor:
     """A tumour (bright, dark or ring-shaped), a resection cavity, or oedema around either."""
-    inside = (scene.distances[0] < 1).flatten().nonzero()
+    inside = (scene.distance < 1).flatten().nonzero()
     if not len(inside):
         return image
     place = int(inside[chance.index(len(inside)), 0])

@@ -1,8 +1,6 @@
-"""Head label maps as the extractor learns from them: tissues, and distances to two surfaces.
+"""Head label maps as the extractor learns from them: tissues, and the distance to the brain.
 
-A brain has two surfaces. *Brain + CSF* is all that lies inside the dura; it is the contract
-of the mask that the rest of the line uses. *Tissue* is the brain's own outline, ventricles,
-sulci and fissures inside, as masks of brains without the fluid around them draw it.
+The brain's surface is that of *brain + CSF*, all that lies inside the dura.
 """
 
 import math
@@ -34,10 +32,8 @@ FIRST_EXTRACEREBRAL = 500
 """Labels from here on lie outside brain and CSF in SynthSeg's label maps."""
 HINDBRAIN = (7, 8, 16, 46, 47)
 """Cerebellum and brain stem, which end where the spinal canal begins."""
-OUTER_CSF = 24
-"""Fluid around the brain; the ventricles have labels of their own."""
-SULCUS_MM = 8.0
-"""Sulci and fissures up to twice as wide lie inside the tissue surface."""
+GAP_MM = 1.0
+"""Gaps in the label maps' brain up to twice as wide are closed."""
 
 TISSUES: dict[str, tuple[int, ...]] = {
     "air": (0,),
@@ -70,8 +66,8 @@ class Head:
 
     Attributes:
         tissue: uint8 index into :data:`NAMES`, 1 mm voxels, shape (X, Y, Z).
-        distances: signed distances (mm) to brain + CSF and to tissue, on every second voxel
-            of a box, shape (2, x, y, z).
+        distance: signed distance (mm) to brain + CSF, on every second voxel of a box, shape
+            (1, x, y, z).
         outward: the way out of brain + CSF, unit vectors on the same voxels, shape
             (3, x, y, z); 0 where the distance is clamped or has no slope.
         box_start: the box's first voxel in ``tissue``.
@@ -79,7 +75,7 @@ class Head:
     """
 
     tissue: Tensor
-    distances: Tensor
+    distance: Tensor
     outward: Tensor
     box_start: tuple[int, int, int]
     centre: tuple[float, float, float]
@@ -97,7 +93,7 @@ def read_heads(paths: list[Path]) -> list[Head]:
 
 def _read_head(path: Path) -> Head:
     volume = to_nearest_ras(read_labels(path))
-    labels = volume.data.astype(np.int16)
+    labels = np.ascontiguousarray(volume.data, np.int16)
     if not (labels > 0).any() or not np.allclose(volume.grid.spacing_mm, 1, atol=0.01):
         raise ReadError(f"{path.name}: expected a whole-head label map of 1 mm with a brain in it")
     brain = brain_of(labels)
@@ -107,9 +103,8 @@ def _read_head(path: Path) -> Head:
     high = np.minimum(where.max(0) + margin + 1, brain.shape)
     high -= (high - low) % 2
     box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    masks = (brain[box], tissue_of(labels)[box])
-    fine = torch.from_numpy(np.stack([signed_distance(mask) for mask in masks]))
-    coarse = functional.avg_pool3d(fine[None], 2)[0]
+    fine = torch.from_numpy(signed_distance(brain[box]))
+    coarse = functional.avg_pool3d(fine[None, None], 2)[0]
     slopes = torch.stack(torch.gradient(coarse[0].clamp(-FURTHEST_MM, FURTHEST_MM)))
     start, centre = low.tolist(), where.mean(0).tolist()
     return Head(
@@ -124,26 +119,17 @@ def _read_head(path: Path) -> Head:
 def brain_of(labels: npt.NDArray[np.int16]) -> Mask:
     """Brain + CSF of a label map (1 mm, nearest-RAS order), as one solid object.
 
-    Stray voxels go, gaps up to 6 mm wide are closed, and the spinal canal ends 5 mm below
+    Stray voxels go, gaps up to 2 mm wide are closed, and the spinal canal ends 5 mm below
     the lowest voxel of brain stem and cerebellum.
     """
     brain = (labels > 0) & (labels < FIRST_EXTRACEREBRAL)
     lowest = np.flatnonzero(np.isin(labels, HINDBRAIN).any(axis=(0, 1)))
     if len(lowest):
         brain[:, :, : max(int(lowest[0]) - 5, 0)] = False
-    return _one_object(brain, 3)
+    return one_object(brain, GAP_MM)
 
 
-def tissue_of(labels: npt.NDArray[np.int16], sulcus_mm: float = SULCUS_MM) -> Mask:
-    """The brain's own outline (1 mm, nearest-RAS order): all but the fluid around it.
-
-    Ventricles lie inside; so do sulci and fissures up to twice ``sulcus_mm`` wide.
-    """
-    tissue = (labels > 0) & (labels < FIRST_EXTRACEREBRAL) & (labels != OUTER_CSF)
-    return _one_object(tissue, sulcus_mm)
-
-
-def _one_object(mask: Mask, gap_mm: float) -> Mask:
+def one_object(mask: Mask, gap_mm: float) -> Mask:
     """The largest piece, without stray voxels, closed by a ball of ``gap_mm`` (1 mm voxels)."""
     core, _ = label(binary_erosion(mask))
     box = find_objects((core == np.bincount(core[core > 0]).argmax()).astype(np.int8))[0]

@@ -107,11 +107,11 @@ def _prepare_case(
         brain = given_mask(scan, nifti.read_labels(case.brain_mask))
     else:
         brain = extract_brain(scan)
-    wide = prepare(scan, brain.mask, replace(recipe, brain_margin_mm=SURROUNDING_MM))
+    wide = prepare(scan, brain.kept, replace(recipe, brain_margin_mm=SURROUNDING_MM))
     lesion = target(mask, target_labels)
     share = lesion.with_data(lesion.data.astype(np.float32))
     inside = resample(to_nearest_ras(share), recipe.spacing_mm).data >= 0.5
-    inner = resample(to_nearest_ras(brain.mask), recipe.spacing_mm).data >= 0.5
+    inner = resample(to_nearest_ras(brain.kept), recipe.spacing_mm).data >= 0.5
     box = wide.box
     depth = _signed_distance(inner[box], recipe.spacing_mm)
     labels, _ = ndimage.label(inside[box], np.ones((3, 3, 3)))

@@ -47,12 +47,12 @@ class Example:
 
     Attributes:
         image: grey values in 0…1, shape ``frame.shape``.
-        distances: signed distances (mm) to brain + CSF and to tissue, shape (2, x, y, z).
+        distance: signed distance (mm) to brain + CSF, shape ``frame.shape``.
         seen: 1 in the field of view, 0 outside, shape ``frame.shape``.
     """
 
     image: Tensor
-    distances: Tensor
+    distance: Tensor
     seen: Tensor
 
 
@@ -69,9 +69,9 @@ def draw(heads: list[Head], frame: Frame, chance: Chance, *, only_t1: bool = Fal
     scene = _pose(head, frame, chance)
     image = paint(scene, chance, only_t1=only_t1)
     image = acquire(image, frame.spacing_mm, chance)
-    seen = _field_of_view(scene.distances[0] < 0, frame, chance)
+    seen = _field_of_view(scene.distance < 0, frame, chance)
     shown = scale_intensity(image * seen) * _gain(chance)
-    return Example(shown, scene.distances, seen)
+    return Example(shown, scene.distance, seen)
 
 
 def _gain(chance: Chance) -> float:
@@ -93,21 +93,19 @@ def _pose(head: Head, frame: Frame, chance: Chance) -> Scene:
     signs = torch.tensor([1.0 if chance.happens(0.5) else -1.0 for _ in range(3)])
     diagonal = (matrix @ signs * frame.spacing_mm / 4).view(3, 1, 1, 1)
     in_box = (points - torch.tensor(head.box_start).view(3, 1, 1, 1) - 0.5) / 2
-    distances = _linear(head.distances, in_box)
+    distance = _linear(head.distance, in_box)[0]
     if chance.happens(0.5):
         outward = _linear(head.outward, in_box)
-        pull = _pull(distances[0], frame, chance)
-        pulled = _linear(head.distances, in_box + outward * pull / 2)[1]
-        distances[1] = torch.maximum(pulled, distances[0])
+        pull = _pull(distance, frame, chance)
         across = (outward * diagonal).sum(0)
         tissue = torch.stack([
-            _pulled(head, points + side * diagonal, distances[0] + side * across, outward, pull)
+            _pulled(head, points + side * diagonal, distance + side * across, outward, pull)
             for side in (1, -1)
         ])  # fmt: skip
     else:
         tissue = torch.stack([_nearest(head.tissue, points + d) for d in (diagonal, -diagonal)])
-    distances = (distances * zoom).clamp(-FURTHEST_MM, FURTHEST_MM)
-    return Scene(tissue, distances, frame.spacing_mm)
+    distance = (distance * zoom).clamp(-FURTHEST_MM, FURTHEST_MM)
+    return Scene(tissue, distance, frame.spacing_mm)
 
 
 def _pull(brain_mm: Tensor, frame: Frame, chance: Chance) -> Tensor:
@@ -133,7 +131,7 @@ def _pulled(head: Head, points: Tensor, brain_mm: Tensor, outward: Tensor, pull:
 def _window_centre(head: Head, frame: Frame, matrix: Tensor, chance: Chance) -> Tensor:
     """Where the window's centre lies, in voxels of ``head.tissue``."""
     if frame.wander:
-        surface = (head.distances[0].abs() < 2).nonzero()
+        surface = (head.distance[0].abs() < 2).nonzero()
         place = surface[chance.index(len(surface))]
         return torch.tensor(head.box_start) + 2.0 * place + 0.5
     shift = torch.tensor([chance.uniform(-most, most) for most in SHIFT_MM])

@@ -54,7 +54,7 @@ def prepared_of(case: Case, bundle: Bundle) -> Prepared:
     scan = images.read_case(case).volume
     brain = find_brain(scan, case.brain_mask)
     grow = brain.extractor != "already stripped"
-    return prepare(scan, brain.mask, bundle.recipe, grow=grow)
+    return prepare(scan, brain.kept, bundle.recipe, grow=grow)
 
 
 def reference_of(case: Case, target_labels: Labels = None) -> Volume:
