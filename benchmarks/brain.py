@@ -3,8 +3,9 @@
 Parts: ``scans`` (real heads, and label maps 17–20 simulated in four contrasts, MindGrab side by
 side), ``lesions`` (200 simulated ones near the surface), ``perturbed`` (heads that are rotated,
 cropped, thick or noisy: does the mask suffer, and is it told?), ``time``, ``borders`` (how masks
-cut elsewhere would fit); and ``tuning``: what the warnings look at, on label maps 15–16, where
-their limits were set. Masks of MindGrab take minutes each: with ``--mindgrab`` those that are
+cut elsewhere would fit); and on label maps 15–16 ``tuning``: what the warnings look at, where
+their limits were set, and ``surface``: lesions as in ``lesions``, by the border of the outer
+surface, which was chosen there. Masks of MindGrab take minutes each: with ``--mindgrab`` those that are
 missing are computed; they are kept in the cache.
 
     BRAINMETS_DATA=FOLDER python benchmarks/brain.py [--parts scans,time] [--synthstrip FILE]
@@ -13,6 +14,7 @@ missing are computed; they are kept in the cache.
 import argparse
 import json
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ from brainmets.preprocess.brain import (
     cut,
     extract_brain,
     find_surfaces,
+    held,
 )
 from brainmets.preprocess.brain_quality import (
     CUT_SHARE,
@@ -66,6 +69,7 @@ LESIONS_A_HEAD, HEADS_A_MAP = 50, 1
 NEAR_MM = 3.0
 COMPARED = ("map_17_T1c", "map_18_T1", "map_19_T2", "map_20_FLAIR")
 """Simulated heads on which MindGrab is run too: one of each map and contrast."""
+SURFACE_BORDERS_MM = tuple(step / 4 for step in range(3, 9))
 FALL = 0.02
 """More than this is a fall of Dice."""
 
@@ -89,6 +93,7 @@ def main() -> None:
         "lesions": _lesions_kept,
         "perturbed": lambda: list(_perturbed_rows(chosen)),
         "tuning": lambda: list(_tuning_rows()),
+        "surface": lambda: list(_surface_rows()),
         "borders": lambda: list(border_rows(options.cache)),
         "time": lambda: time_rows(options.synthstrip),
     }
@@ -151,8 +156,8 @@ def _lesions_kept() -> dict[str, Any]:
     lost, lesions, shares = 0, 0, []
     for number in MAPS:
         for image in range(HEADS_A_MAP):
-            for places, held, wide in _surface_lesions(number, image):
-                inside = np.array([len(places), held[places].sum(), wide[places].sum()])
+            for places, near, wide in _surface_lesions(number, image):
+                inside = np.array([len(places), near[places].sum(), wide[places].sum()])
                 counts += [np.count_nonzero(places), *inside[1:]]
                 lost += inside[1] == 0
                 lesions += 1
@@ -170,6 +175,38 @@ def _lesions_kept() -> dict[str, Any]:
 
 def _surface_lesions(number: int, image: int) -> Iterator[tuple[Mask, Mask, Mask]]:
     """For each lesion its voxels within brain + CSF, what is kept, and that with its margin."""
+    scan, lesions = _with_surface_lesions(number, image)
+    found = extract_brain(scan, extractor="builtin")
+    wide = _widened(found)
+    for places in lesions:
+        yield places, found.kept.data, wide
+
+
+def _surface_rows() -> Iterator[dict[str, Any]]:
+    """Of tuning heads: what is kept of lesions at the surface, by the outer surface's border."""
+    network, card = builtin()
+    for number, image in product(TUNING_MAPS, range(3)):
+        scan, lesions = _with_surface_lesions(number, image)
+        turned = to_nearest_ras(scan)
+        places = np.asarray(to_nearest_ras(scan.with_data(np.any(list(lesions), axis=0))).data)
+        surfaces = find_surfaces(turned, network, card["spacing_mm"])
+        mask = cut(surfaces.brain, card["border_mm"], turned.grid)
+        wide = {
+            border: grown(turned.with_data(held(mask, cut(surfaces.outer, border, turned.grid))),
+                          MARGIN_MM).data
+            for border in SURFACE_BORDERS_MM
+        }  # fmt: skip
+        row = {
+            "map": number,
+            "voxels": int(places.sum()),
+            "kept": [[border, int(places[found].sum())] for border, found in wide.items()],
+        }
+        print(row, flush=True)
+        yield row
+
+
+def _with_surface_lesions(number: int, image: int) -> tuple[Volume, Iterator[Mask]]:
+    """A simulated head, and of each lesion at its surface the voxels within brain + CSF."""
     rng = np.random.default_rng([number, image, 200])
     head = warp(read_anatomy(anatomy_path(number)), rng)
     signal = render(head, Style(spin_echo=False, contrast=True), rng)
@@ -179,10 +216,7 @@ def _surface_lesions(number: int, image: int) -> Iterator[tuple[Mask, Mask, Mask
     paint(signal, head, plans, rng)
     scan, _ = acquire(signal, protocol, rng)
     inside = acquire_truth(brain.astype(np.float32), protocol).data > 0
-    found = extract_brain(scan, extractor="builtin")
-    wide = _widened(found)
-    for plan in plans:
-        yield _ball(plan, inside.shape) & inside, found.kept.data, wide
+    return scan, (_ball(plan, inside.shape) & inside for plan in plans)
 
 
 def _plan_near_surface(brain: Mask, rng: np.random.Generator) -> tuple[Plan, ...]:
