@@ -5,8 +5,8 @@ side), ``lesions`` (200 simulated ones near the surface), ``perturbed`` (heads t
 cropped, thick or noisy: does the mask suffer, and is it told?), ``time``, ``borders`` (how masks
 cut elsewhere would fit); and on label maps 15–16 ``tuning``: what the warnings look at, where
 their limits were set, and ``surface``: lesions as in ``lesions``, by the border of the outer
-surface, which was chosen there. Masks of MindGrab take minutes each: with ``--mindgrab`` those that are
-missing are computed; they are kept in the cache.
+surface, which was chosen there. Masks of MindGrab take minutes each: with ``--mindgrab`` those
+that are missing are computed; they are kept in the cache.
 
     BRAINMETS_DATA=FOLDER python benchmarks/brain.py [--parts scans,time] [--synthstrip FILE]
 """
@@ -67,8 +67,6 @@ Mask = npt.NDArray[np.bool_]
 MARGIN_MM = Recipe().brain_margin_mm
 LESIONS_A_HEAD, HEADS_A_MAP = 50, 1
 NEAR_MM = 3.0
-COMPARED = ("map_17_T1c", "map_18_T1", "map_19_T2", "map_20_FLAIR")
-"""Simulated heads on which MindGrab is run too: one of each map and contrast."""
 SURFACE_BORDERS_MM = tuple(step / 4 for step in range(3, 9))
 FALL = 0.02
 """More than this is a fall of Dice."""
@@ -136,8 +134,7 @@ def _scan_row(target: Target, options: argparse.Namespace) -> dict[str, Any]:
         "warnings": list(brain.notes),
         "reference_is_cut": edge_contact(to_nearest_ras(reference).data) > CUT_SHARE,
     }
-    wanted = target.name in COMPARED or not target.name.startswith("map_")
-    other = mindgrab.cached(target.name, scan, options.cache, compute=options.mindgrab and wanted)
+    other = mindgrab.cached(target.name, scan, options.cache, compute=options.mindgrab)
     if other is not None:
         row["mindgrab"] = {
             "dice": round(dice(other, reference.data), 4),

@@ -30,9 +30,10 @@ BRAIN_VERSION = (
     "processor seconds."
 )
 SURFACE = (
-    "The same on the tuning heads, 150 lesions in each: the share kept with margin, by the border at "
-    "which the outer surface is cut. Training chose 0.75 mm; in use is 1.75 mm, the first at which "
-    "each of the two keeps 99.95 %, so that half of what may be lost of them is left for new heads."
+    "The same on the tuning heads, 150 lesions in each: the share kept with margin, by the border "
+    "at which the outer surface is cut. Training chose 0.75 mm; in use is 1.75 mm, the first at "
+    "which each of the two keeps 99.95 %, so that half of what may be lost of them is left for "
+    "new heads."
 )
 BORDERS = (
     "Distances to the two surfaces, cut at the border in use, and at the one, in steps of an "
