@@ -250,16 +250,16 @@ def _tuning_rows() -> Iterator[dict[str, Any]]:
             found = find_surfaces(turned, network, card["spacing_mm"])
             truth = to_nearest_ras(reference).data
             mask = cut(found.brain, card["border_mm"], turned.grid)
-            held = mask | cut(found.outer, card["outer_border_mm"], turned.grid)
+            near = held(mask, cut(found.outer, card["outer_border_mm"], turned.grid))
             row = {
                 "scan": f"map_{number}_{contrast}",
                 "slope": round(edge_slope(found.brain), 3),
                 "mirrored_mm": round(found.mirrored, 3),
                 "apart_mm": round(surfaces_apart(found.brain, found.outer), 3),
                 "edge": round(edge_contact(mask), 4),
-                "spots": len(bright_spots(turned, mask, held)),
+                "spots": len(bright_spots(turned, mask, near)),
                 "dice": round(dice(mask, truth), 4),
-                "kept": round(kept(truth, held), 4),
+                "kept": round(kept(truth, near), 4),
             }  # fmt: skip
             print(row, flush=True)
             yield row

@@ -42,6 +42,7 @@ def steps(screen: Console, what: str) -> Iterator[Steps]:
         task = bars.add_task(what, total=None)
 
         def tell(done: int, total: int) -> None:
+            """Move the bar."""
             bars.update(task, completed=done, total=total)
             _now_and_then(screen, what, done, total)
 
@@ -61,6 +62,7 @@ def loss_line(screen: Console, what: str) -> Iterator[Callable[[int, int, float]
         task = bars.add_task(what, total=None)
 
         def tell(done: int, total: int, loss: float) -> None:
+            """Move the bar, and say the loss."""
             bars.update(task, description=f"{what}, loss {loss:.3f}", completed=done, total=total)
             if not screen.is_terminal and done % 100 == 0:
                 screen.print(f"step {done}/{total} loss {loss:.3f}")
@@ -76,6 +78,7 @@ def case_watch(screen: Console, cases: int) -> Iterator[Callable[["Case", str, i
         task = bars.add_task("loading the model", total=None)
 
         def tell(case: "Case", stage: str, done: int, total: int) -> None:
+            """Move the bar of a case."""
             if case.case_id not in seen:
                 seen.append(case.case_id)
                 if not screen.is_terminal:
@@ -103,10 +106,12 @@ def training_listeners(screen: Console) -> Iterator["Listeners"]:
         task = bars.add_task("preparing", total=None)
 
         def preparing(done: int, total: int) -> None:
+            """Move the bar while scans are prepared."""
             bars.update(task, description="preparing", completed=done, total=total)
             _now_and_then(screen, "preparing", done, total)
 
         def training(moment: "Moment") -> None:
+            """Move the bar, and say the loss."""
             bars.update(
                 task, description=f"training, loss {moment.loss:.3f}", completed=moment.step,
                 total=moment.steps,
