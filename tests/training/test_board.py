@@ -4,8 +4,10 @@ import csv
 import struct
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from tensorboardX import event_file_writer
 from tensorboardX.proto.event_pb2 import Event
 
 from brainmets.config import Architecture, Tiling, Training
@@ -34,9 +36,12 @@ def run(folder, **options):
 
 
 def shown(folder):
-    """Numbers by name and step, as TensorBoard takes them: a restart purges later steps."""
+    """Numbers by name and step, as TensorBoard takes them.
+
+    It reads the files in the order of their names; a restart purges later steps.
+    """
     found = {}
-    for path in sorted((folder / "tensorboard").iterdir(), key=lambda p: p.stat().st_mtime_ns):
+    for path in sorted((folder / "tensorboard").iterdir()):
         data, at = path.read_bytes(), 0
         while at < len(data):
             (length,) = struct.unpack_from("<Q", data, at)
@@ -67,8 +72,12 @@ def test_tensorboard_is_told_what_the_log_holds(tmp_path):
     assert ("validation/loss", 2) in found
 
 
-def test_a_run_taken_further_shows_each_step_once(tmp_path):
+@pytest.mark.parametrize("apart_s", [0.0, 1.0])
+def test_a_run_taken_further_shows_each_step_once(tmp_path, monkeypatch, apart_s):
+    now = 1.8e9
+    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: now))
     run(tmp_path, until=2)
+    now += apart_s
     run(tmp_path)
     steps = [step for name, step in shown(tmp_path) if name == "loss"]
     assert sorted(steps) == [1, 2, 3, 4]

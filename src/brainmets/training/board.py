@@ -13,7 +13,8 @@ class Board:
     def __init__(self, folder: Path, step: int, *, open_: bool = True) -> None:
         """Go on after ``step``: later numbers of an interrupted run are no longer shown.
 
-        With ``open_`` false nothing is written.
+        With ``open_`` false nothing is written. The file's name ends in ``step``: tensorboardX
+        names a file by the second alone, and writes over one that has its name.
         """
         self._writer: Any = None
         if not open_:
@@ -22,7 +23,9 @@ class Board:
             from tensorboardX import SummaryWriter
         except ImportError:
             return
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+        self._writer = SummaryWriter(
+            str(folder), purge_step=step + 1, filename_suffix=f".{step:09d}"
+        )
 
     def note(self, step: int, values: Mapping[str, float]) -> None:
         """Write numbers by name; those that are NaN are left out."""
