@@ -21,6 +21,7 @@ from brainmets.training.detail import (
     MIDDLES,
     MOST_HARD,
     MOST_HARD_LESION,
+    PLACES,
     RINGS,
     SHOWN,
     Beginning,
@@ -29,6 +30,7 @@ from brainmets.training.detail import (
     _place_in,
     learning_rate,
     lesion_weights,
+    log_odds_of,
     outline_loss,
     patches_of,
     source,
@@ -355,6 +357,36 @@ def test_impossible_schedules_are_refused(options):
         Schedule(**options)
 
 
+def test_an_unknown_arithmetic_is_refused():
+    with pytest.raises(ConfigError, match="expected precision 'bf16' or 'f32'"):
+        Schedule(precision="f16")
+
+
+@pytest.mark.parametrize(("precision", "most"), [("f32", 1e-5), ("bf16", 0.1)])
+def test_a_survey_hears_what_the_network_says(data, precision, most):
+    torch.manual_seed(0)
+    network = DetailNet(2).eval()
+    patches = data[0].pyramid.around(data[0].others[:20])
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(patches))[0].numpy()
+    said = log_odds_of(network, quick(precision=precision))(patches)
+    assert said.dtype == np.float32
+    assert np.abs(said - expected).max() <= most
+
+
+def test_fewer_bits_learn_much_the_same(data, tmp_path):
+    found = {}
+    for precision in ("f32", "bf16"):
+        losses: list[float] = []
+        train_detail(
+            data, 1.0, quick(steps=25, precision=precision), tmp_path / f"{precision}.pt",
+            progress=lambda *moment: losses.append(moment[2]),  # noqa: B023  # used at once
+        )  # fmt: skip
+        found[precision] = losses[-1]
+    assert found["bf16"] != found["f32"]
+    assert found["bf16"] == pytest.approx(found["f32"], rel=0.05)
+
+
 # --- with a model -----------------------------------------------------------------
 
 
@@ -402,7 +434,8 @@ def test_the_model_gets_it_with_what_it_finds(blind, cohort, tmp_path):
     assert verify_detail(done, run_by(done, Nothing()).detail) < 2e-3
     assert "start" not in said
     assert not surveyed  # by nobody: it begins with random weights
-    assert (done.detail.rings, done.detail.looks) == (RINGS, MOST_LOOKS)
+    seen = (done.detail.most, done.detail.rings, done.detail.looks)
+    assert seen == (PLACES, RINGS, MOST_LOOKS)
 
 
 def test_it_begins_with_the_network_that_a_model_has(blind, cohort, tmp_path):

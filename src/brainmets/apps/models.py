@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from brainmets.apps.options import (
+    ArithmeticOption,
     Design,
     Device,
     DeviceOption,
@@ -155,9 +156,7 @@ def train_brain_extractor(
     ] = Design.builtin,
     steps: Annotated[int, typer.Option(min=1, help="Images seen, one a step.")] = 2600,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and images.")] = 1,
-    precision: Annotated[
-        str, typer.Option(help="f32, or bf16: twice as fast where the processor has it.")
-    ] = "f32",
+    precision: ArithmeticOption = "f32",
     start: Annotated[
         Path | None,
         typer.Option(help="Weights of an earlier builtin, its card beside, to begin with."),
@@ -217,6 +216,7 @@ def train_detail_network(  # one parameter for each option of the command
         float | None,
         typer.Option(help="The highest; 0.002, or half of it where it begins with a network."),
     ] = None,
+    precision: ArithmeticOption = "f32",
     minutes: Annotated[
         float | None, typer.Option(help="Stop after this long; started again, it goes on.")
     ] = None,
@@ -259,8 +259,8 @@ def train_detail_network(  # one parameter for each option of the command
     ):
         done = train_model_detail(
             bundle, learn.with_masks(), check.with_masks(), out, work,
-            Schedule(steps, seed, learning_rate=rate), start=begun, workers=workers,
-            false_positives=false_positives,
+            Schedule(steps, seed, learning_rate=rate, precision=precision),
+            start=begun, workers=workers, false_positives=false_positives,
             target_labels=lesion_labels(target or cases.target_labels),
             most_seconds=math.inf if minutes is None else 60 * minutes,
             listeners=Listeners(preparing, looking, surveying, training, choosing),

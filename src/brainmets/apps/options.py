@@ -96,6 +96,9 @@ MemoryOption = Annotated[
     float | None,
     typer.Option("--max-memory", min=0.1, help="GB, half for the network; refused if too little."),
 ]
+ArithmeticOption = Annotated[
+    str, typer.Option("--precision", help="f32, or bf16: twice as fast where the processor has it.")
+]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Processor threads; all by default.")
 ]

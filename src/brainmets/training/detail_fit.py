@@ -7,9 +7,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from brainmets.cohort import Cohort
 from brainmets.concurrency import on_threads
 from brainmets.config import to_mapping
@@ -32,10 +29,11 @@ from brainmets.network.detail_engine import DetailEngine, detail_engine, example
 from brainmets.preprocess.prepare import Prepared, restore
 from brainmets.training.beginning import RANDOM
 from brainmets.training.detail import (
+    PLACES,
     RINGS,
     Beginning,
     Schedule,
-    Source,
+    log_odds_of,
     sources,
     survey,
     train_detail,
@@ -48,7 +46,7 @@ from brainmets.training.store import ENTRIES
 from brainmets.training.tune import prepared_of, reference_of
 from brainmets.volume import Volume, on_grid
 
-SHIFTS = (0.0, -1.0, 1.0, 2.0)
+SHIFTS = (0.0, -1.0, 1.0, 2.0, 3.0)
 """Taken off the log odds of bright places."""
 VETOES = (None, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 """Log odds below which small findings of the other network are dropped."""
@@ -128,14 +126,15 @@ def train_model_detail(  # noqa: PLR0913  # what to train, on what, how, and who
         learn, bundle.recipe, work / ENTRIES, target_labels=target_labels, workers=workers,
         progress=tell.preparing,
     )  # fmt: skip
-    blank = Detail({}, schedule.width, rings=RINGS, looks=MOST_LOOKS)
+    blank = Detail({}, schedule.width, PLACES, RINGS, MOST_LOOKS)
     keys, checkpoint = [case.key for case in prepared], work / CHECKPOINT
     network = trained(schedule, checkpoint, keys, begun)
     if network is None:
         data = sources(prepared, bundle.recipe, blank.most, blank.rings, tell.looking)
         beginning = None
-        if start and begun:
-            beginning = Beginning(begun, partial(_mistakes, start, data, tell.surveying))
+        if begun:
+            mistakes = partial(survey, data, log_odds_of(begun, schedule), tell.surveying)
+            beginning = Beginning(begun, mistakes)
         network = train_detail(
             data, bundle.recipe.spacing_mm, schedule, checkpoint, start=beginning,
             learnt_from=keys, most_seconds=most_seconds, progress=tell.training,
@@ -168,17 +167,6 @@ def _detail_of(start: Bundle, bundle: Bundle) -> Detail:
             f"{bundle.recipe.spacing_mm} mm; start from a model of the same, or from none"
         )
     return start.detail
-
-
-def _mistakes(
-    start: Bundle, data: Sequence[Source], progress: Count | None
-) -> npt.NDArray[np.float32]:
-    """A survey of the data by the detail network that training begins with."""
-    name = choose_engine(start, Wanted(device="cpu", precision="f32"))[0].name
-    engine = detail_engine(start, name)
-    if engine is None:
-        raise ConfigError(f"{start.name} has no detail network to start from")
-    return survey(data, engine.log_odds, progress)
 
 
 def model_to_start_from(bundle: Bundle, start: str | None) -> Bundle | None:
