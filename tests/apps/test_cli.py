@@ -632,6 +632,16 @@ def test_whether_contrast_is_given_is_handed_on(word, given, run, tmp_path, monk
     assert asked["contrast"] is given
 
 
+@pytest.mark.parametrize("words", [(), ("--varied-plexus",)])
+def test_whether_the_plexus_is_varied_is_handed_on(words, run, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        "brainmets.simulate.examination.simulate_cohort", lambda _out, **how: asked.update(how)
+    )
+    assert run("simulate", tmp_path / "out", *words)[0] == 0
+    assert asked["varied_plexus"] is bool(words)
+
+
 @pytest.fixture
 def masked(tmp_path):
     """A cohort table of seven cases with masks, which nobody opens."""

@@ -17,6 +17,7 @@ from brainmets.simulate.anatomy import (
     Structure,
     embedded_head,
     read_anatomy,
+    vary_plexus,
 )
 from brainmets.volume import AxisOrder, Volume, reorient
 from label_heads import label_map, write_label_map
@@ -126,6 +127,21 @@ def test_the_choroid_plexus_lies_in_the_lateral_ventricles(head):
     plexus = places(head, Structure.CHOROID_PLEXUS)
     assert np.isin(head.labels[tuple(plexus.T)], LATERAL_VENTRICLES).all()
     assert np.ptp(np.sign(plexus[:, 0] - middle(head))) == 2
+
+
+def test_a_varied_plexus_lies_there_too_and_nothing_else_moves(head):
+    found = [vary_plexus(head, np.random.default_rng(seed)) for seed in range(6)]
+    ventricle = np.isin(head.labels, LATERAL_VENTRICLES)
+    for other in found:
+        plexus = other.structures == Structure.CHOROID_PLEXUS
+        assert plexus.any()
+        assert (ventricle | ~plexus).all()
+        np.testing.assert_array_equal(other.structures[~ventricle], head.structures[~ventricle])
+        assert other.labels is head.labels
+    before = (head.structures == Structure.CHOROID_PLEXUS).sum()
+    sizes = [(other.structures == Structure.CHOROID_PLEXUS).sum() for other in found]
+    assert len(set(sizes)) == len(sizes)
+    assert min(sizes) < before < max(sizes)  # the head's own may go
 
 
 def test_pituitary_and_arteries_lie_at_the_base(head):

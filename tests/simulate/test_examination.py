@@ -257,6 +257,23 @@ def test_a_cohort_without_contrast_has_no_metastasis(map_path, tmp_path):
         simulate_cohort(tmp_path, cases=2, seed=5, anatomies=[map_path])
 
 
+def test_a_varied_plexus_is_another_one_in_the_same_head(anatomy):
+    usual, varied = (
+        simulate(anatomy, np.random.default_rng(0), lesions=4, varied_plexus=told)
+        for told in (False, True)
+    )
+    np.testing.assert_array_equal(usual.head.labels, varied.head.labels)
+    assert not np.array_equal(usual.head.structures, varied.head.structures)
+    assert varied.mask.data.any()
+
+
+def test_a_cohort_says_that_its_plexus_is_varied(map_path, tmp_path):
+    simulate_cohort(tmp_path, cases=1, seed=5, anatomies=[map_path], varied_plexus=True)
+    assert "plexus varied" in (tmp_path / "simulation.txt").read_text()
+    with pytest.raises(CohortError, match="other settings"):
+        simulate_cohort(tmp_path, cases=1, seed=5, anatomies=[map_path])
+
+
 @pytest.mark.parametrize("contrast", [True, False, None])
 def test_contrast_is_given_as_asked_for(contrast, monkeypatch):
     asked = []

@@ -207,6 +207,12 @@ def simulate(
             show_default=False,
         ),
     ] = None,
+    varied_plexus: Annotated[
+        bool,
+        typer.Option(
+            "--varied-plexus", help="Choroid plexus of many shapes and places, to learn from."
+        ),
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
 ) -> None:
     """Make scans whose truth is known, with a cohort table."""
@@ -219,7 +225,7 @@ def simulate(
         simulate_cohort(
             out, cases=cases, seed=seed, anatomies=files_of(anatomy or []),
             without=[Ingredient(part.value) for part in without or ()], lesions=lesions,
-            contrast=contrast, workers=workers, progress=progress,
+            contrast=contrast, varied_plexus=varied_plexus, workers=workers, progress=progress,
         )  # fmt: skip
     typer.echo(f"{cases} simulated scans: {out / 'cohort.tsv'}")
 

@@ -118,6 +118,12 @@ def _crop(volume: Volume, margin: int = 4) -> Labels:
     return np.ascontiguousarray(volume.data[box], np.int16)
 
 
+VENTRICLES = LATERAL_VENTRICLES[:2], LATERAL_VENTRICLES[2:]
+"""Left and right."""
+FEWEST_VENTRICLE_VOX = 50
+"""A smaller one has no glomus."""
+
+
 @dataclass(frozen=True)
 class _Distances:
     """Distances in mm from every voxel of a box around the brain."""
@@ -242,10 +248,10 @@ def _choroid_plexus(labels: Labels) -> Mask:
     """A glomus in each atrium, and a band along the floor of the lateral ventricles."""
     plexus = np.zeros(labels.shape, bool)
     thalamus = _to(np.isin(labels, (10, 49, 17, 53)))
-    for codes in ((4, 5), (43, 44)):
+    for codes in VENTRICLES:
         ventricle = np.isin(labels, codes)
         points = np.argwhere(ventricle)
-        if len(points) < 50:
+        if len(points) < FEWEST_VENTRICLE_VOX:
             continue
         plexus |= ventricle & (thalamus < 2.5)
         y = points[:, 1]
@@ -254,6 +260,30 @@ def _choroid_plexus(labels: Labels) -> Mask:
         if len(low):
             plexus |= ventricle & _ball(labels.shape, low.mean(axis=0), (4, 6, 4))
     return plexus
+
+
+def vary_plexus(anatomy: Anatomy, rng: np.random.Generator) -> Anatomy:
+    """The head with one to three glomera in each lateral ventricle, of many sizes and places.
+
+    A head's own lie alike in all its examinations; where they float in wide ventricles they look
+    like metastases, and one head in twenty is too few to learn it from.
+    """
+    structures = anatomy.structures.copy()
+    for codes in VENTRICLES:
+        ventricle = np.isin(anatomy.labels, codes)
+        points = np.argwhere(ventricle)
+        if len(points) < FEWEST_VENTRICLE_VOX:
+            continue
+        if rng.random() < 0.5:  # the head's own goes
+            structures[ventricle & (structures == Structure.CHOROID_PLEXUS)] = 0
+        behind = points[points[:, 1] < np.quantile(points[:, 1], 0.5)]
+        to_wall = ndimage.distance_transform_edt(ventricle)[tuple(behind.T)]
+        for _ in range(int(rng.integers(1, 4))):
+            centre = behind[rng.choice(len(behind), p=to_wall / to_wall.sum())]
+            radii = rng.uniform(2, 6) * rng.uniform(0.75, 1.35, 3)
+            glomus = ventricle & _ball(ventricle.shape, centre, tuple(radii))
+            structures[glomus] = Structure.CHOROID_PLEXUS
+    return Anatomy(anatomy.labels, structures)
 
 
 def _ball(shape: tuple[int, ...], centre: Point, radii: tuple[float, ...]) -> Mask:

@@ -14,7 +14,7 @@ from brainmets.concurrency import in_order
 from brainmets.errors import BrainmetsError, CohortError
 from brainmets.io import nifti
 from brainmets.io.storage import require_writable, sweep, whole_file, whole_folder
-from brainmets.simulate.anatomy import Anatomy, embedded_head, read_anatomy
+from brainmets.simulate.anatomy import Anatomy, embedded_head, read_anatomy, vary_plexus
 from brainmets.simulate.artefacts import Artefacts
 from brainmets.simulate.contrast import Ingredient, Style, brain_and_csf, render, warp
 from brainmets.simulate.metastases import Plan, carve_cavity, paint, plan_metastases
@@ -65,6 +65,7 @@ def simulate(
     thick: bool | None = None,
     contrast: bool | None = None,
     without: Collection[Ingredient] = (),
+    varied_plexus: bool = False,
 ) -> Examination:
     """Simulate one examination of a head.
 
@@ -76,7 +77,11 @@ def simulate(
         contrast: whether contrast agent was given; None draws it. With and without, the same
             seed gives the same head, though not the same noise.
         without: what is left out; the same seed gives the same head and metastases.
+        varied_plexus: choroid plexus of many shapes and places; see
+            :func:`brainmets.simulate.anatomy.vary_plexus`. The same seed gives the same head.
     """
+    if varied_plexus:
+        anatomy = vary_plexus(anatomy, rng.spawn(1)[0])
     if thick is None:
         thick = lesions is None and rng.random() < THICK_SHARE
     given = lesions is not None or rng.random() < 0.92
@@ -122,6 +127,7 @@ def simulate_cohort(  # noqa: PLR0913  # what every case has in common, and whom
     without: Collection[Ingredient] = (),
     lesions: int | None = None,
     contrast: bool | None = None,
+    varied_plexus: bool = False,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> None:
@@ -138,6 +144,7 @@ def simulate_cohort(  # noqa: PLR0913  # what every case has in common, and whom
         without: what is left out of every case.
         lesions: how many metastases each case has, as far as there is room; None draws it.
         contrast: whether contrast agent was given; None draws it. Without, there is no metastasis.
+        varied_plexus: see :func:`simulate`.
         workers: processes to use.
         progress: called with (done, total).
 
@@ -156,7 +163,7 @@ def simulate_cohort(  # noqa: PLR0913  # what every case has in common, and whom
         )
     require_writable(out)
     sweep(out)
-    made = _Made(seed, frozenset(without), lesions, contrast)
+    made = _Made(seed, frozenset(without), lesions, contrast, varied_plexus)
     _claim(out, made, anatomies)
     try:
         with in_order(workers) as run, TemporaryDirectory() as placed:
@@ -180,6 +187,7 @@ class _Made:
     without: frozenset[Ingredient]
     lesions: int | None
     contrast: bool | None
+    varied_plexus: bool = False
 
 
 def _claim(out: Path, made: _Made, anatomies: Sequence[Path]) -> None:
@@ -196,6 +204,8 @@ def _claim(out: Path, made: _Made, anatomies: Sequence[Path]) -> None:
         text += f"lesions {made.lesions}\n"
     if made.contrast is not None:
         text += f"contrast {'given' if made.contrast else 'absent'}\n"
+    if made.varied_plexus:
+        text += "plexus varied\n"
     if note.is_file() and note.read_text(encoding="utf-8") != text:
         raise CohortError(f"{out.name}: holds a cohort of other settings; choose an empty folder")
     with whole_file(note) as temporary:
@@ -226,7 +236,7 @@ def _write_case(job: tuple[Path, _Made, int, tuple[Path, ...]]) -> None:
     thick = None if made.lesions is None else rng.random() < THICK_SHARE
     examination = simulate(
         anatomy, rng, lesions=made.lesions, thick=thick, contrast=made.contrast,
-        without=made.without,
+        without=made.without, varied_plexus=made.varied_plexus,
     )  # fmt: skip
     with whole_folder(folder) as temporary:
         nifti.write(examination.scan, temporary / "t1c.nii.gz")
