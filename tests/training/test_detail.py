@@ -9,6 +9,7 @@ import torch
 from brainmets.cohort import Cohort
 from brainmets.config import Recipe
 from brainmets.errors import CohortError, ConfigError
+from brainmets.inference.details import Pyramid
 from brainmets.network import openvino_engine
 from brainmets.network.bundle import MOST_LOOKS, SIDE, Detail, Int8, write
 from brainmets.network.detail import DetailNet
@@ -26,6 +27,7 @@ from brainmets.training.detail import (
     SHOWN,
     Beginning,
     Schedule,
+    Source,
     _drawn,
     _place_in,
     learning_rate,
@@ -327,6 +329,19 @@ def test_patches_and_their_lesions_are_moved_and_mirrored_together(data):
         assert inside.mean() > outside.mean() + 2
     starts = {tuple(np.argwhere(truth)[0]) for truth in truths.numpy()}
     assert len(starts) > 10
+
+
+def test_contrast_varies_beyond_a_scale_and_what_was_brighter_stays_brighter():
+    image = np.ones((64, 64, 64), np.float32)
+    image[20:32], image[32:] = 2, 4
+    case = Source(Pyramid(image), np.zeros((88, 88, 88), np.uint8), [], [], np.zeros((0, 3), int))
+    patches, _ = patches_of([(case, np.array([26, 32, 32]))] * 40, 0, np.random.default_rng(0))
+    middles = np.sort([np.unique(patch[1, :, 12, 12].numpy())[[0, 1, -1]] for patch in patches])
+    dark, grey, bright = middles.T
+    assert np.all((dark < grey) & (grey < bright))
+    steps = (bright - grey) / (grey - dark)
+    assert steps.min() < 1.8
+    assert steps.max() > 2.2
 
 
 def test_large_lesions_are_drawn_less_often(data):

@@ -43,6 +43,9 @@ PLACES, RINGS = 600, 50
 250: weak ones of a centimetre are not sharp, and there are many vessels."""
 SHIFTED_VOX = 2
 """How far off a patch's centre its place may lie."""
+CURVE = 1.25
+"""The largest power to which the sizes of Z-scores are raised, and the inverse of the smallest:
+scanners differ in how bright what enhances is beside how bright tissues are."""
 LESION_COST, SOFT = 5.0, 5.0
 """What an outline's voxel inside a lesion weighs; what is added to both terms of Dice."""
 OUTLINE_COST = 4.0
@@ -417,7 +420,7 @@ def patches_of(
     outlined: int,
     rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Patches of places, varied: moved, brighter or darker, noisier, mirrored left to right.
+    """Patches of places, varied: moved, mirrored left to right, in contrast, brightness, noise.
 
     Returns:
         (N, 3, 24, 24, 24), and the lesions of the first ``outlined`` (n, 24, 24, 24), 0 or 1.
@@ -429,6 +432,9 @@ def patches_of(
         moved = np.clip(place + rng.integers(-SHIFTED_VOX, SHIFTED_VOX + 1, 3), 0, last)
         patch = case.pyramid.around(moved[None])[0]
         inside = patch != 0
+        if rng.random() < 0.5:
+            power = np.float32(math.exp(rng.uniform(-1, 1) * math.log(CURVE)))
+            patch = np.copysign(np.abs(patch) ** power, patch)
         patch = patch * np.float32(rng.uniform(0.8, 1.25)) + np.float32(rng.uniform(-0.3, 0.3))
         if rng.random() < 0.5:
             noise = rng.standard_normal(patch[0].shape, np.float32)
