@@ -9,6 +9,9 @@ from scipy.special import expit
 from brainmets.errors import RunError
 from brainmets.inference.details import (
     DOUBT,
+    IMPOSSIBLE,
+    LARGE_LOOKS,
+    LARGE_ONES,
     LEAST,
     LOOKS,
     MAY_BE,
@@ -245,7 +248,7 @@ def test_small_findings_are_judged_where_they_lie():
 
 
 @pytest.mark.parametrize("spacing", [1.0, 0.8])
-def test_large_findings_and_what_is_none_are_not_judged(spacing):
+def test_findings_are_large_by_their_volume_and_what_is_unsure_is_not_judged(spacing):
     prepared = scan_of(noise(), spacing=spacing)
     middle = (30, 28, 26)
 
@@ -255,7 +258,7 @@ def test_large_findings_and_what_is_none_are_not_judged(spacing):
         return judged_in(prepared, probability, network())
 
     assert [each.size < 1 for each in judged(SMALL_MM - 1)] == [True]
-    assert not judged(SMALL_MM + 1)
+    assert [each.size > NEARLY for each in judged(SMALL_MM + 1)] == [True]
     assert not judged(SMALL_MM - 1, peak=0.45)
 
 
@@ -268,18 +271,79 @@ def test_of_very_many_findings_the_largest_are_judged():
     assert len(judged[0].voxels[0]) == 8
 
 
-def test_a_large_finding_stays_however_unlikely():
-    there = (np.zeros(1, int),) * 3
-    assert Judged(there, -9.0, 1.0).is_dropped(0.0)
-    assert not Judged(there, -9.0, 1.01).is_dropped(0.0)
-    assert not Judged(there, -9.0, 0.5).is_dropped(None)
+@pytest.mark.parametrize(
+    ("log_odds", "size", "veto", "dropped"),
+    [(-9.0, 1.0, 0.0, True), (0.1, 1.0, 0.0, False), (-9.0, 0.5, None, False),
+     (-99.0, 1.01, 0.0, False), (-99.0, NEARLY, 0.0, False),
+     (IMPOSSIBLE - 0.1, NEARLY + 0.01, 0.0, True), (IMPOSSIBLE - 0.1, 50.0, 0.0, True),
+     (IMPOSSIBLE + 0.1, 50.0, 9.0, False), (-99.0, 50.0, None, False)],
+)  # fmt: skip
+def test_a_small_finding_is_dropped_by_the_veto_and_a_large_one_if_it_is_impossible(
+    log_odds, size, veto, dropped
+):
+    assert Judged((np.zeros(1, int),) * 3, log_odds, size).is_dropped(veto) == dropped
+
+
+def half_bright(bright_from):
+    """A finding of 20 mm; of what lies in it the part from a plane on looks like a metastasis."""
+    image = noise()
+    middle = (30, 28, 26)
+    where = ball(middle, 20)
+    image[where & (np.arange(SHAPE[0])[:, None, None] >= bright_from)] = 2
+    return scan_of(image), where
+
+
+@pytest.mark.parametrize(("bright_from", "wanted"), [(0, 2.0), (36, 2.0), (60, -9.0)])
+def test_a_large_finding_is_as_likely_as_its_surest_part(bright_from, wanted):
+    prepared, where = half_bright(bright_from)
+    probability = np.where(where, np.float32(0.9), np.float32(0))
+    (judged,) = judged_in(prepared, probability, network())
+    assert judged.log_odds == wanted
+    assert judged.size == pytest.approx(8, rel=0.05)
+    there = np.zeros(SHAPE, bool)
+    there[judged.voxels] = True
+    assert np.array_equal(there, where)
+
+
+@pytest.mark.parametrize(("bright_from", "kept"), [(36, True), (60, False)])
+def test_a_large_finding_goes_only_if_nothing_in_it_looks_like_a_metastasis(bright_from, kept):
+    prepared, where = half_bright(bright_from)
+    probability = prepared.volume.with_data(np.where(where, np.float32(0.9), np.float32(0)))
+    after = Details(prepared, network(veto=0.0)).apply(probability).data
+    assert (after[where] > 0.5).all() if kept else not after.any()
+
+
+def test_a_large_finding_costs_few_looks_and_so_do_many():
+    asked = []
+
+    def see(patches, outlined):
+        asked.append(len(patches))
+        return np.full(len(patches), -9.0, np.float32), None
+
+    probability = np.zeros(SHAPE, np.float32)
+    probability[2:-2, 2:-2, 2:-2] = 0.9
+    judged = judged_in(scan(), probability, DetailEngine(40, 0.0, see))
+    assert [each.is_dropped(0.0) for each in judged] == [True]
+    assert sum(asked) <= LARGE_LOOKS + 1 + COUNT
+    prepared = scan_of(noise(), spacing=3.0)  # a finding of 3³ voxels is large
+    probability = np.zeros(SHAPE, np.float32)
+    for x, y, z in itertools.product(range(6, 54, 12), range(6, 50, 12), range(6, 46, 12)):
+        probability[x : x + 3, y : y + 3, z : z + 3] = 0.9
+    probability[30:36, 18:22, 18:22] = 0.9
+    judged = judged_in(prepared, probability, DetailEngine(40, 0.0, see))
+    assert len(judged) == LARGE_ONES
+    assert max(each.size for each in judged) < 2
 
 
 @pytest.mark.parametrize(
     ("log_odds", "size", "doubted"),
     [(1 - 0.9 * DOUBT, 0.1, True), (1 + 0.9 * DOUBT, 0.1, True), (1 + 1.1 * DOUBT, 0.1, False),
      (1 - 1.1 * DOUBT, 0.1, False), (1 - 1.1 * DOUBT, 0.99, True), (1 - 1.1 * DOUBT, 1.01, True),
-     (1 + 1.1 * DOUBT, 1.01, False), (1 - 1.1 * DOUBT, 0.95 / NEARLY, False)],
+     (1 + 1.1 * DOUBT, 1.01, False), (1 - 1.1 * DOUBT, 0.95 / NEARLY, False),
+     (1.0, 2.0, False), (IMPOSSIBLE + 0.9 * DOUBT, 2.0, True),
+     (IMPOSSIBLE - 0.9 * DOUBT, 2.0, True), (IMPOSSIBLE + 1.1 * DOUBT, 2.0, False),
+     (IMPOSSIBLE - 1.1 * DOUBT, 2.0, False),
+     (IMPOSSIBLE - 1.1 * DOUBT, 1.01 * NEARLY, True)],
 )  # fmt: skip
 def test_what_fewer_bits_may_decide_otherwise_is_in_doubt(log_odds, size, doubted):
     judged = Judged((np.array([3, 5]), np.array([4, 4]), np.array([7, 7])), log_odds, size)

@@ -2,7 +2,8 @@
 
 The network of the whole brain is blind to many metastases of a few voxels. What looks like one
 is looked at by a second network, place by place; where it is surer, its probabilities count.
-What the other network finds that is small is looked at as well, and dropped if it is unlikely.
+What the other network finds that is small is looked at as well, and dropped if it is unlikely;
+what is large, if nothing in it looks like one.
 A place that may be a metastasis is looked at from next to it and mirrored, too.
 """
 
@@ -37,11 +38,18 @@ CUBE = np.ones((3, 3, 3), bool)
 FOUND, SURELY = 0.3, 0.5
 """A finding of the other network: voxels of the first, one of them at least of the second."""
 SMALL_MM = 10.0
-"""Equivalent diameter up to which a finding may be dropped: larger ones fill what is looked at."""
+"""Equivalent diameter up to which a finding is judged by its middle: larger ones fill what is
+looked at."""
 DOUBT = 1.0
 """Log odds on either side of the veto within which fewer bits may decide otherwise."""
 NEARLY = 1.1
-"""So many times the largest volume that is small: also in doubt."""
+"""So many times the largest volume that is small: also in doubt; beyond, a finding is large."""
+LARGE_LOOKS = 32
+"""Voxels of a large finding that are looked at, besides its middle."""
+LARGE_ONES = 16
+"""So many large findings of a scan are judged, the smallest."""
+IMPOSSIBLE = LEAST
+"""Log odds: a large finding none of whose looks gives as much is dropped."""
 MAY_BE = -1.0
 """Log odds above which a place is looked at again, if it is looked at more than once."""
 SUREST = 4
@@ -81,12 +89,13 @@ class Seen:
 
 @dataclass(frozen=True)
 class Judged:
-    """What the detail network says of a small finding of the other network.
+    """What the detail network says of a finding of the other network.
 
     Attributes:
         voxels: of the prepared scan, indices along x, y and z.
-        log_odds: that it is a metastasis, not shifted.
-        size: its volume, as a share of the largest that is small: above 1 it stays.
+        log_odds: that it is a metastasis, not shifted; of a large one the surest of many looks.
+        size: its volume, as a share of the largest that is small: up to 1 it is small, above
+            ``NEARLY`` large, and between it stays.
     """
 
     voxels: tuple[Places, Places, Places] = field(repr=False)
@@ -94,14 +103,24 @@ class Judged:
     size: float = 0.0
 
     def is_dropped(self, veto: float | None) -> bool:
-        """Whether it is small, and less likely than a veto allows; None allows anything."""
-        return veto is not None and self.size <= 1 and self.log_odds < veto
+        """Whether it is less likely than a veto allows, or large and impossible.
+
+        None allows anything.
+        """
+        if veto is None:
+            return False
+        if self.size > NEARLY:
+            return self.log_odds < IMPOSSIBLE
+        return self.size <= 1 and self.log_odds < veto
 
     def is_in_doubt(self, veto: float | None) -> bool:
         """Whether fewer bits might have decided otherwise."""
-        if veto is None or self.log_odds >= veto + DOUBT:
+        if veto is None:
             return False
-        return self.log_odds > veto - DOUBT or self.size > 1 / NEARLY
+        is_large = self.size > NEARLY
+        least = IMPOSSIBLE if is_large else veto
+        hardly = self.size < NEARLY**2 if is_large else self.size > 1 / NEARLY
+        return self.log_odds < least + DOUBT and (self.log_odds > least - DOUBT or hardly)
 
     @property
     def box(self) -> Box:
@@ -257,12 +276,14 @@ def _looked(
 def judge(
     probability: Volume, prepared: Prepared, detail: DetailEngine, pyramid: Pyramid
 ) -> tuple[Judged, ...]:
-    """What the detail network says of the other network's small findings, at their middles.
+    """What the detail network says of the other network's findings.
 
-    All of them are looked at as often: fewer bits may move a middle by a voxel, and a finding
-    that was looked at again would be judged by another measure than one that was not.
+    Small ones are looked at in their middles, all of them as often: fewer bits may move a middle by
+    a voxel, and a finding that was looked at again would be judged by another measure than one that
+    was not. Of more than ``detail.most`` the largest are judged.
 
-    Of more than ``detail.most`` the largest are judged.
+    Large ones fill what is looked at. Many of their voxels are, once each, and the surest counts.
+    Of more than ``LARGE_ONES`` the smallest are judged.
 
     Args:
         probability: of the other network, on the grid of the prepared scan.
@@ -278,23 +299,29 @@ def judge(
     sure = np.unique(pieces[found >= SURELY])
     most_vox = math.pi / 6 * SMALL_MM**3 / probability.grid.voxel_volume_mm3
     boxes = ndimage.find_objects(pieces)
-    small = []
+    findings = []
     for number in sure.tolist():
         box = boxes[number - 1]
-        voxels = np.argwhere(pieces[box] == number) + [side.start for side in box]
-        if len(voxels) <= NEARLY * most_vox:
-            small.append(voxels)
-    small = sorted(small, key=len, reverse=True)[: detail.most]
-    if not small:
-        return ()
-    middles = np.array([_middle(voxels) for voxels in small])
+        findings.append(np.argwhere(pieces[box] == number) + [side.start for side in box])
+    findings.sort(key=len, reverse=True)
+    large = [voxels for voxels in findings if len(voxels) > NEARLY * most_vox][-LARGE_ONES:]
+    small = [voxels for voxels in findings if len(voxels) <= NEARLY * most_vox][: detail.most]
+    middles = np.array([_middle(voxels) for voxels in small]).reshape(-1, 3)
     low = np.array([side.start for side in prepared.box])
     judged = []
     found_odds = _log_odds(detail, pyramid, middles, may_be=-math.inf).tolist()
-    for voxels, odds in zip(small, found_odds, strict=True):
+    found_odds += [_surest(detail, pyramid, voxels) for voxels in large]
+    for voxels, odds in zip([*small, *large], found_odds, strict=True):
         x, y, z = (voxels + low).T
         judged.append(Judged((x, y, z), odds, len(voxels) / most_vox))
     return tuple(judged)
+
+
+def _surest(detail: DetailEngine, pyramid: Pyramid, voxels: Places) -> float:
+    """The highest log odds of a finding's middle and of voxels all over it, one look at each."""
+    some = voxels[:: math.ceil(len(voxels) / LARGE_LOOKS)]
+    places = np.concatenate([_middle(voxels)[None], some])
+    return float(_looked(detail, pyramid, places, np.zeros(len(places), bool)).max())
 
 
 def _middle(voxels: Places) -> Places:
@@ -304,7 +331,7 @@ def _middle(voxels: Places) -> Places:
 
 
 def drop(probability: Volume, judged: Sequence[Judged], veto: float | None) -> Volume:
-    """The probabilities without small findings that are unlikely; changed in place if float32.
+    """The probabilities without findings that are unlikely; changed in place if float32.
 
     Args:
         probability: on the grid of the prepared scan.
