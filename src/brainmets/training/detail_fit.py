@@ -46,7 +46,7 @@ from brainmets.training.store import ENTRIES
 from brainmets.training.tune import prepared_of, reference_of
 from brainmets.volume import Volume, on_grid
 
-SHIFTS = (0.0, -1.0, 1.0, 2.0, 3.0, 4.0, 5.0)
+SHIFTS = (0.0, -1.0, 1.0, 2.0, 3.0)
 """Taken off the log odds of bright places."""
 VETOES = (None, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 """Log odds below which small findings of the other network are dropped."""
