@@ -72,8 +72,8 @@ MEMORY = {"MALLOC_MMAP_THRESHOLD_": 2**32, "MALLOC_TRIM_THRESHOLD_": 2**33,
           "MALLOC_TOP_PAD_": 2**28}  # fmt: skip
 """For glibc in the workers: memory that is kept costs a third less time than memory given back."""
 ROUNDNESS = (0.0, 0.3, 0.5, 0.7)
-ALLOWED = 1.0
-"""False positives per scan at which sensitivities are told."""
+ALLOWED, ALLOWED_WITHOUT = 1.0, 0.5
+"""False positives per scan at which sensitivities are told, and of a scan without a lesion."""
 GOAL_BINS = {"≥ 6 mm": ("6–10 mm", "≥ 10 mm"), **{name: (name,) for name in SIZE_BINS}}
 
 
@@ -438,7 +438,7 @@ EMPTY = StressCase("", {}, (), (), 0.5)
 
 
 def judged(groups: dict[str, list[Case]], weights: Any, own: float) -> dict[str, Any]:
-    """The model at 1 false positive per scan, at its own rule, and its curve."""
+    """The model at 1 false positive per scan, at 0.5 without a lesion too, by its rule; its curve."""
     answers = {
         name: [case for case, _, _ in groups[name] if case is not None]
         for name in ("test", "empty")
@@ -451,9 +451,19 @@ def judged(groups: dict[str, list[Case]], weights: Any, own: float) -> dict[str,
     return {
         "refused": sum(bool(case.facts.get("refused")) for case in answers["test"]),
         "at_most_1_false_positive_per_scan": at(answers, weights, threshold),
+        "and_at_most_half_of_one_without_lesion": at(
+            answers, weights, max(threshold, quiet_from(answers["empty"], ALLOWED_WITHOUT))
+        ),
         "own_rule": at(answers, weights, own),
         **shortened(summary),
     }
+
+
+def quiet_from(cases: Sequence[StressCase], allowed: float) -> float:
+    """The lowest threshold at which scans without a lesion have so few findings each."""
+    scores = sorted((one.score for case in cases for one in case.announced), reverse=True)
+    most = int(allowed * len(cases))
+    return float(np.nextafter(scores[most], np.inf)) if len(scores) > most else 0.0
 
 
 def at(answers: dict[str, list[StressCase]], weights: Any, high: float) -> dict[str, Any]:
