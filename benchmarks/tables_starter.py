@@ -21,7 +21,8 @@ TILES = (
 )
 GOALS = (
     "From the tables on this page; the first five are of one threshold, at which there is at most "
-    "1 false positive a scan, and 0.5 without a lesion. What was tried where a goal is not reached: "
+    "1 false positive a scan, and 0.5 without a lesion. What was tried where a goal is not "
+    "reached: "
     "[how far the starter is](../explanation/how-far-the-starter-is.md)."
 )
 SIMULATED = (
@@ -33,9 +34,10 @@ SIMULATED = (
 )
 SEEDS = (
     "The second network alone was trained anew, from random weights, for {steps} steps of the "
-    "7,300 that the 250-place model had taken, twice, with another seed and nothing else changed; the "
-    "rows of `starter` are that model, which shipped then and learnt in three parts. All have the same first "
-    "network: its training takes a GPU, and another seed of it was not tried. The scans are the "
+    "7,300 that the 250-place model had taken, twice, with another seed and nothing else changed; "
+    "the rows of `starter` are that model, which shipped then and learnt in three parts. All have "
+    "the same first network: its training takes a GPU, and another seed of it was not tried. The "
+    "scans are the "
     "first {test} of the simulated test cohort and {empty} without a lesion; each model at one "
     "false positive a scan at most. Intervals of differences choose that threshold in each draw "
     "of scans anew; the other intervals hold it fixed. {inside} of the second seed's {of} "
