@@ -86,3 +86,20 @@ def test_a_scan_may_have_ringed_places_alone():
     scan = scan_of(image)
     places, _ = candidates(scan, 1, 3)
     assert np.abs(places[-1] - (30, 28, 26)).max() <= 3
+
+
+def test_a_weak_ball_in_quiet_tissue_comes_before_what_is_sharper_among_vessels():
+    image = noise()
+    restless = np.random.default_rng(8).standard_normal(SHAPE)
+    image[30:] += restless[30:]
+    image[ball((14, 28, 26), 7)] += 0.4
+    sharpest = candidates(scan_of(image), 10)[0]
+    assert np.abs(sharpest - (14, 28, 26)).max(1).min() <= 1
+
+
+def test_a_ball_of_14_mm_is_seen_in_its_middle():
+    image = noise()
+    image[ball((28, 28, 26), 14)] += 1
+    places, scales = candidates(scan_of(image), 1)
+    assert np.abs(places[0] - (28, 28, 26)).max() <= 2
+    assert scales[0] == 4.0

@@ -1,9 +1,11 @@
 """Places of a prepared scan where something small, compact and bright lies.
 
-Peaks of the image at four scales, ranked by how sharply it falls off in the direction in which it
+Peaks of the image at five scales, ranked by how sharply it falls off in the direction in which it
 falls off least (smallest curvature; Lindeberg 1998, Int J Comput Vis 30:79): a ball has it, a
-vessel or a sheet of dura has hardly any. Metastases that are dark inside have no peak in their
-middle: what is ringed (:mod:`brainmets.inference.rings`) is taken besides.
+vessel or a sheet of dura has hardly any. That is held against how much the image varies around
+the place, so that a weak metastasis in quiet tissue comes before what lies among vessels.
+Metastases that are dark inside have no peak in their middle: what is ringed
+(:mod:`brainmets.inference.rings`) is taken besides.
 """
 
 import itertools
@@ -17,14 +19,17 @@ from brainmets.concurrency import on_threads
 from brainmets.inference.rings import ringed
 from brainmets.preprocess.prepare import Prepared
 
-SIGMAS_MM = (0.8, 1.2, 1.8, 2.7)
-"""A ball of diameter 2 √3 σ answers most: 3 to 9 mm."""
+SIGMAS_MM = (0.8, 1.2, 1.8, 2.7, 4.0)
+"""A ball of diameter 2 √3 σ answers most: 3 to 14 mm."""
 DARKEST, BRIGHTEST = -1.0, 3.5
 """Z-scores beyond which an image is flat, so that vessels do not outshine metastases."""
 LEAST_CURVATURE = 0.02
 """Of the smoothed Z-scores, per square of its scale."""
 APART_MM, APART_SIGMAS = 2.5, 1.2
 """Of two places nearer to each other than either of these only the sharper one stays."""
+AROUND_MM, LEAST_UNREST, HALF = 6.0, 0.05, 2
+"""How far around a place the image's standard deviation is taken, what is added to it, and the step
+in voxels of the grid that it is computed on."""
 RING_MM = 2.7
 """What is told as the scale of a ringed place."""
 
@@ -35,7 +40,7 @@ Places = npt.NDArray[np.int64]
 def candidates(
     prepared: Prepared, most: int, rings: int = 0
 ) -> tuple[Places, npt.NDArray[np.float64]]:
-    """The sharpest bright places in the brain, sharpest first, then those that are ringed.
+    """Bright places in the brain, sharpest for their surroundings first, then ringed ones.
 
     Args:
         prepared: the scan.
@@ -58,6 +63,7 @@ def candidates(
     on_threads(look, SIGMAS_MM)
     places = np.concatenate([found[sigma][0] for sigma in SIGMAS_MM])
     sharpness = np.concatenate([found[sigma][1] for sigma in SIGMAS_MM])
+    sharpness /= _unrest(image, brain, spacing)[tuple((places // HALF).T)] + LEAST_UNREST
     scales = np.repeat(SIGMAS_MM, [len(found[sigma][0]) for sigma in SIGMAS_MM])
     kept = _apart(places * spacing, sharpness, scales, most)
     places, scales = places[kept], scales[kept]
@@ -68,6 +74,25 @@ def candidates(
         places = np.concatenate([places, round_])
         scales = np.concatenate([scales, wide[: len(round_)]])
     return places + [side.start for side in prepared.box], scales
+
+
+def _unrest(image: Float32, brain: npt.NDArray[np.bool_], spacing_mm: float) -> Float32:
+    """Standard deviation of the brain around each place, at half the resolution."""
+    sigma = AROUND_MM / HALF / spacing_mm
+    inside, image = brain.astype(np.float32), np.where(brain, image, np.float32(0))
+    share, mean, square = (
+        ndimage.gaussian_filter(_halved(each), sigma, truncate=3)
+        for each in (inside, image, image * image)
+    )
+    share = np.maximum(share, np.float32(1e-6))
+    variance = square / share - (mean / share) ** 2
+    return np.asarray(np.sqrt(np.maximum(variance, np.float32(0))), np.float32)
+
+
+def _halved(image: Float32) -> Float32:
+    whole = np.pad(image, [(0, -n % HALF) for n in image.shape], mode="edge")
+    x, y, z = (n // HALF for n in whole.shape)
+    return np.asarray(whole.reshape(x, HALF, y, HALF, z, HALF).mean((1, 3, 5)), np.float32)
 
 
 def _away(places: Places, others: Places, apart_vox: float) -> Places:
