@@ -642,6 +642,16 @@ def test_whether_the_plexus_is_varied_is_handed_on(words, run, tmp_path, monkeyp
     assert asked["varied_plexus"] is bool(words)
 
 
+@pytest.mark.parametrize("words", [(), ("--large",)])
+def test_whether_metastases_are_large_is_handed_on(words, run, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        "brainmets.simulate.examination.simulate_cohort", lambda _out, **how: asked.update(how)
+    )
+    assert run("simulate", tmp_path / "out", *words)[0] == 0
+    assert asked["large"] is bool(words)
+
+
 @pytest.fixture
 def masked(tmp_path):
     """A cohort table of seven cases with masks, which nobody opens."""

@@ -17,7 +17,7 @@ from brainmets.simulate import examination
 from brainmets.simulate.anatomy import CSF, embedded_head, read_anatomy
 from brainmets.simulate.contrast import DURAL_SINUSES, Ingredient, Style, render
 from brainmets.simulate.examination import simulate, simulate_cohort
-from brainmets.simulate.metastases import paint, plan_metastases
+from brainmets.simulate.metastases import PATCHY, paint, plan_metastases
 from brainmets.simulate.scanner import AXIAL_LPS, CORONAL, Protocol, acquire, acquire_truth
 from brainmets.volume import to_nearest_ras
 from label_heads import write_label_map
@@ -272,6 +272,36 @@ def test_a_cohort_says_that_its_plexus_is_varied(map_path, tmp_path):
     assert "plexus varied" in (tmp_path / "simulation.txt").read_text()
     with pytest.raises(CohortError, match="other settings"):
         simulate_cohort(tmp_path, cases=1, seed=5, anatomies=[map_path])
+
+
+@pytest.mark.parametrize("lesions", [None, 2])
+def test_every_scan_has_a_large_metastasis_where_they_are_asked_for(anatomy, lesions):
+    kinds = set()
+    for seed in range(6):
+        found = simulate(
+            anatomy, np.random.default_rng(seed), lesions=lesions, thick=False, large=True
+        )
+        first, *others = found.plans
+        assert found.style.contrast
+        assert np.pi / 6 * first.diameter_mm**3 >= 3900
+        kinds |= {first.kind}
+        assert PATCHY not in {plan.kind for plan in others}
+    assert PATCHY in kinds
+    assert kinds - {PATCHY}
+
+
+def test_a_cohort_says_that_its_metastases_are_large(map_path, tmp_path):
+    simulate_cohort(tmp_path, cases=1, seed=5, anatomies=[map_path], lesions=1, large=True)
+    assert "large metastases" in (tmp_path / "simulation.txt").read_text()
+    with pytest.raises(CohortError, match="other settings"):
+        simulate_cohort(tmp_path, cases=1, seed=5, anatomies=[map_path], lesions=1)
+
+
+@pytest.mark.parametrize("given", [{"lesions": 0}, {"contrast": False}])
+def test_a_large_metastasis_where_there_are_none_is_refused(given, tmp_path):
+    with pytest.raises(CohortError, match="large metastasis"):
+        simulate_cohort(tmp_path / "sim", cases=1, seed=0, large=True, **given)
+    assert not (tmp_path / "sim").exists()
 
 
 @pytest.mark.parametrize("contrast", [True, False, None])

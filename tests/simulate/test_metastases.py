@@ -12,6 +12,7 @@ from brainmets.simulate.contrast import GREY, WHITE, Style, render
 from brainmets.simulate.metastases import (
     HOLLOW,
     KINDS,
+    PATCHY,
     SINUSES,
     Plan,
     box_of,
@@ -85,6 +86,33 @@ def test_a_large_one_is_large_and_comes_first(head):
     assert max(volumes) <= 10**4.8 + 1
     first, *others = plan_metastases(head, 3, np.random.default_rng(6), large=True)
     assert all(first.diameter_mm >= other.diameter_mm for other in others)
+
+
+def test_no_metastasis_is_patchy_unless_large_ones_may_be(head, drawn):
+    assert PATCHY not in {plan.kind for plan in drawn}
+    rng = np.random.default_rng(7)
+    kinds = [
+        [plan.kind for plan in plan_metastases(head, 2, rng, large=True, patchy=share)]
+        for share in (0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 1.0)
+    ]
+    assert PATCHY not in kinds[0]
+    assert 0 < sum(first == PATCHY for first, *_ in kinds[1:7]) < 6
+    assert kinds[7][0] == PATCHY
+    assert PATCHY not in {kind for _, *others in kinds for kind in others}
+
+
+def test_a_patchy_one_is_in_part_bright_and_in_part_hardly_told_from_tissue(head):
+    """The truth is all of it, so that an outline cannot follow brightness alone."""
+    shares = []
+    for seed in range(8):
+        image = flat_image(head)
+        plan = Plan(white_place(head), 14.0, PATCHY, 2.0)
+        core = paint(image, head, (plan,), np.random.default_rng(seed), mass_effect=False) > 0.9
+        shares.append([(image[core] > 1.3).mean(), (image[core] < 1.15).mean()])
+    bright, faint = np.transpose(shares)
+    assert bright.mean() > 0.15
+    assert faint.mean() > 0.15
+    assert np.ptp(bright) > 0.2
 
 
 def test_weak_ones_enhance_less_than_all_others(drawn):

@@ -213,6 +213,12 @@ def simulate(
             "--varied-plexus", help="Choroid plexus of many shapes and places, to learn from."
         ),
     ] = False,
+    large: Annotated[
+        bool,
+        typer.Option(
+            "--large", help="One metastasis of 4 to 60 mL in every scan, most of them patchy."
+        ),
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
 ) -> None:
     """Make scans whose truth is known, with a cohort table."""
@@ -225,7 +231,8 @@ def simulate(
         simulate_cohort(
             out, cases=cases, seed=seed, anatomies=files_of(anatomy or []),
             without=[Ingredient(part.value) for part in without or ()], lesions=lesions,
-            contrast=contrast, varied_plexus=varied_plexus, workers=workers, progress=progress,
+            contrast=contrast, varied_plexus=varied_plexus, large=large, workers=workers,
+            progress=progress,
         )  # fmt: skip
     typer.echo(f"{cases} simulated scans: {out / 'cohort.tsv'}")
 

@@ -17,7 +17,13 @@ from brainmets.io.storage import require_writable, sweep, whole_file, whole_fold
 from brainmets.simulate.anatomy import Anatomy, embedded_head, read_anatomy, vary_plexus
 from brainmets.simulate.artefacts import Artefacts
 from brainmets.simulate.contrast import Ingredient, Style, brain_and_csf, render, warp
-from brainmets.simulate.metastases import Plan, carve_cavity, paint, plan_metastases
+from brainmets.simulate.metastases import (
+    PATCHY_SHARE,
+    Plan,
+    carve_cavity,
+    paint,
+    plan_metastases,
+)
 from brainmets.simulate.scanner import Protocol, acquire, acquire_truth, draw_protocol
 from brainmets.volume import Volume
 
@@ -66,6 +72,7 @@ def simulate(
     contrast: bool | None = None,
     without: Collection[Ingredient] = (),
     varied_plexus: bool = False,
+    large: bool = False,
 ) -> Examination:
     """Simulate one examination of a head.
 
@@ -79,12 +86,14 @@ def simulate(
         without: what is left out; the same seed gives the same head and metastases.
         varied_plexus: choroid plexus of many shapes and places; see
             :func:`brainmets.simulate.anatomy.vary_plexus`. The same seed gives the same head.
+        large: one metastasis is of 4 to 60 mL, three in five of these patchy; else one scan in
+            seven has one where ``lesions`` is drawn, none of them patchy.
     """
     if varied_plexus:
         anatomy = vary_plexus(anatomy, rng.spawn(1)[0])
     if thick is None:
         thick = lesions is None and rng.random() < THICK_SHARE
-    given = lesions is not None or rng.random() < 0.92
+    given = large or lesions is not None or rng.random() < 0.92
     given = given if contrast is None else contrast
     style = Style(thick or rng.random() < 0.25, contrast=given, without=frozenset(without))
     head = warp(anatomy, rng)
@@ -92,9 +101,12 @@ def simulate(
     if rng.random() < 0.15:
         operated = style.contrast and rng.random() < 0.3
         carve_cavity(image, head, rng, wall=rng.uniform(1.1, 1.6) if operated else None)
-    large = lesions is None and rng.random() < 0.15
+    patchy = PATCHY_SHARE * large
+    large = large or (lesions is None and rng.random() < 0.15)
     count = _draw_count(rng, large=large) if lesions is None else lesions
-    plans = plan_metastases(head, count, rng, large=large) if style.contrast else ()
+    plans: tuple[Plan, ...] = ()
+    if style.contrast:
+        plans = plan_metastases(head, count, rng, large=large, patchy=patchy)
     occupancy = paint(image, head, plans, rng, mass_effect=Ingredient.MASS_EFFECT not in without)
     protocol = draw_protocol(rng, thick=thick)
     truth = acquire_truth(occupancy, protocol)
@@ -128,6 +140,7 @@ def simulate_cohort(  # noqa: PLR0913  # what every case has in common, and whom
     lesions: int | None = None,
     contrast: bool | None = None,
     varied_plexus: bool = False,
+    large: bool = False,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> None:
@@ -145,12 +158,14 @@ def simulate_cohort(  # noqa: PLR0913  # what every case has in common, and whom
         lesions: how many metastases each case has, as far as there is room; None draws it.
         contrast: whether contrast agent was given; None draws it. Without, there is no metastasis.
         varied_plexus: see :func:`simulate`.
+        large: see :func:`simulate`.
         workers: processes to use.
         progress: called with (done, total).
 
     Raises:
         CohortError: ``cases`` is below 1 or ``lesions`` outside 0 to 200, or metastases are asked
-            for without contrast, or the folder holds a cohort of other settings.
+            for without contrast, or a large one where there are none, or the folder holds a
+            cohort of other settings.
         WriteError: the folder cannot be written to.
     """
     if cases < 1:
@@ -161,9 +176,11 @@ def simulate_cohort(  # noqa: PLR0913  # what every case has in common, and whom
         raise CohortError(
             f"{lesions} metastases in scans without contrast, where none would show; ask for 0"
         )
+    if large and (lesions == 0 or contrast is False):
+        raise CohortError("a large metastasis in scans that are to have none; ask for one of both")
     require_writable(out)
     sweep(out)
-    made = _Made(seed, frozenset(without), lesions, contrast, varied_plexus)
+    made = _Made(seed, frozenset(without), lesions, contrast, varied_plexus, large)
     _claim(out, made, anatomies)
     try:
         with in_order(workers) as run, TemporaryDirectory() as placed:
@@ -188,6 +205,7 @@ class _Made:
     lesions: int | None
     contrast: bool | None
     varied_plexus: bool = False
+    large: bool = False
 
 
 def _claim(out: Path, made: _Made, anatomies: Sequence[Path]) -> None:
@@ -206,6 +224,8 @@ def _claim(out: Path, made: _Made, anatomies: Sequence[Path]) -> None:
         text += f"contrast {'given' if made.contrast else 'absent'}\n"
     if made.varied_plexus:
         text += "plexus varied\n"
+    if made.large:
+        text += "large metastases\n"
     if note.is_file() and note.read_text(encoding="utf-8") != text:
         raise CohortError(f"{out.name}: holds a cohort of other settings; choose an empty folder")
     with whole_file(note) as temporary:
@@ -236,7 +256,7 @@ def _write_case(job: tuple[Path, _Made, int, tuple[Path, ...]]) -> None:
     thick = None if made.lesions is None else rng.random() < THICK_SHARE
     examination = simulate(
         anatomy, rng, lesions=made.lesions, thick=thick, contrast=made.contrast,
-        without=made.without, varied_plexus=made.varied_plexus,
+        without=made.without, varied_plexus=made.varied_plexus, large=made.large,
     )  # fmt: skip
     with whole_folder(folder) as temporary:
         nifti.write(examination.scan, temporary / "t1c.nii.gz")

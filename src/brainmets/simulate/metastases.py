@@ -4,7 +4,7 @@ Sizes follow the real masks that brain metastasis cohorts show: many lesions bel
 few of centimetres. The truth is the tumour core: enhancing rim and what it encloses.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ KINDS = {
     "haemorrhagic": 0.04, "weak": 0.07,
 }  # fmt: skip
 HOLLOW = ("ring", "cystic", "mixed", "garland")
+PATCHY, PATCHY_SHARE = "patchy", 0.6
+"""A large tumour that is neither a rim nor dark inside: parts of it take up contrast agent, some
+hardly; and its share of large metastases where they are asked for. None is drawn otherwise."""
 LARGEST_VOX = 70
 ROUGHNESS_MM = (0.2, 1.1)
 """Of a lesion's surface, at the nodes of noise about 2 mm apart; less below 6 mm."""
@@ -47,7 +50,7 @@ class Plan:
     Attributes:
         centre_vox: position in the head's array.
         diameter_mm: sphere of equal volume.
-        kind: one of :data:`KINDS`.
+        kind: one of :data:`KINDS`, or :data:`PATCHY`.
         level: signal of the enhancing part, relative to white matter.
     """
 
@@ -58,7 +61,12 @@ class Plan:
 
 
 def plan_metastases(
-    head: Anatomy, count: int, rng: np.random.Generator, *, large: bool = False
+    head: Anatomy,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    large: bool = False,
+    patchy: float = 0.0,
 ) -> tuple[Plan, ...]:
     """Draw ``count`` metastases: at the grey–white border above all, some in the cerebellum.
 
@@ -69,6 +77,7 @@ def plan_metastases(
         count: how many.
         rng: source of chance.
         large: the first is a large one, of 4 to 60 mL.
+        patchy: how likely the large one is patchy.
     """
     grey, white = np.isin(head.labels, GREY), np.isin(head.labels, WHITE)
     border = grey & ndimage.binary_dilation(white) | white & ndimage.binary_dilation(grey)
@@ -81,6 +90,8 @@ def plan_metastases(
         index = np.searchsorted(flat, rng.uniform(0, flat[-1]))
         x, y, z = (int(i) for i in np.unravel_index(index, weight.shape))
         plan = draw((x, y, z), rng, large=large and not plans)
+        if large and not plans and patchy and rng.random() < patchy:
+            plan = replace(plan, kind=PATCHY)
         if len(plans) < count and all(_apart(plan, other) for other in plans):
             plans.append(plan)
     return tuple(plans)
@@ -184,6 +195,9 @@ def shape_of(
     (other,) = rng.spawn(1)  # leaves the draws that follow as they are
     rough = other.uniform(*ROUGHNESS_MM) * min(1, plan.diameter_mm / 6)
     distance += rough * smooth_noise(shape, other.uniform(1.3, 2.5), other)
+    if plan.kind == PATCHY:  # it reaches into its surroundings
+        reach = other.uniform(0.05, 0.25) * plan.diameter_mm / 2
+        distance += reach * smooth_noise(shape, plan.diameter_mm / other.uniform(3, 8), other)
     rim_noise = smooth_noise(shape, max(3, plan.diameter_mm / 4), rng)
     return _one_piece(distance.astype(np.float32)), rim_noise
 
@@ -214,6 +228,8 @@ def signal_of(
         return enhancing
     if plan.kind == "haemorrhagic":
         return _haemorrhage(enhancing, rim_noise, rng)
+    if plan.kind == PATCHY:
+        return _patchy(enhancing, distance, rng)
     if plan.kind == "mixed":
         necrosis = np.clip(rim_noise * 3 + rng.uniform(-1.5, 1), 0, 1)
         return np.asarray(
@@ -229,6 +245,20 @@ def _haemorrhage(
     clot = np.clip(0.5 + 2 * rim_noise, 0, 1)
     dark = rng.uniform(0.3, 0.9)
     return np.asarray(dark + clot * (enhancing - dark), np.float32)
+
+
+def _patchy(enhancing: Field, distance: Field, rng: np.random.Generator) -> Field:
+    """Enhancing in patches of two sizes, less so towards the edge, with dark holes."""
+    shape = distance.shape
+    fine, wide = (smooth_noise(shape, rng.uniform(*mm), rng) for mm in ((1.5, 4), (5, 14)))
+    pattern = rng.uniform(0.2, 0.7) * fine + rng.uniform(0.3, 0.9) * wide
+    share = np.clip(rng.uniform(0.3, 0.9) + rng.uniform(0.4, 1.2) * pattern, 0, 1)
+    inner = np.clip(-distance / rng.uniform(2, 8), 0, 1)
+    share *= 1 - rng.uniform(0, 0.6) * (1 - inner)
+    plain = rng.uniform(0.8, 1.02)
+    signal = plain + share * (enhancing - plain)
+    holes = np.clip(4 * smooth_noise(shape, rng.uniform(5, 12), rng) - rng.uniform(3, 8), 0, 1)
+    return np.asarray(signal + holes * (rng.uniform(0.3, 0.7) - signal), np.float32)
 
 
 def _hollow(
